@@ -1,0 +1,37 @@
+# Newcomers need two commands: `make run` and `make test`. Both do their own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+PROTOS := $(sort $(wildcard proto/batchllm/v1/*.proto))
+GENERATED := client_py/src
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml server/pyproject.toml client_py/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "batch-llm needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) -V). Use: make PYTHON=python3.12 …" >&2; exit 2; }
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  else echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 2; fi; fi
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt 'pip>=25.1'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local]'
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## Install everything into .venv
+
+.PHONY: proto
+proto: $(STAMP) ## Regenerate the Python code from proto/
+	rm -rf client_py/src/batchllm
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(GENERATED) \
+	  --grpc_python_out=$(GENERATED) --mypy_out=$(GENERATED) --mypy_grpc_out=$(GENERATED) $(PROTOS)
+	touch client_py/src/batchllm/py.typed
