@@ -136,6 +136,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The strategy's code failed in a way that is a bug, or the sidecar did.
     Example: a TypeError in a strategy. Report it with the message.
     """
+    ERROR_REASON_CACHE_EXPIRED: _ErrorReason.ValueType  # 34
+    """The strategy's context cache has expired and its `auto_renew` is off.
+    Example: a job that runs longer than `cache_ttl`. Call Renew or CreateOrReuse, or switch `auto_renew` on.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why an item or an RPC failed. Clients branch on this value, never on message text.
@@ -257,5 +261,9 @@ Example: the drain limit ran out while the item was waiting.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 33
 """The strategy's code failed in a way that is a bug, or the sidecar did.
 Example: a TypeError in a strategy. Report it with the message.
+"""
+ERROR_REASON_CACHE_EXPIRED: ErrorReason.ValueType  # 34
+"""The strategy's context cache has expired and its `auto_renew` is off.
+Example: a job that runs longer than `cache_ttl`. Call Renew or CreateOrReuse, or switch `auto_renew` on.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,47 @@
+"""Data that the whole engine speaks of: items, results, usage, totals, errors, settings. Imports nothing of ours."""
+
+from .config import ExecutionPolicy, ProcessorConfig, RetryConfig
+from .errors import (
+    RETRYABLE_REASONS,
+    TERMINAL_REASONS,
+    BatchLLMError,
+    DefaultErrorClassifier,
+    ErrorClassifier,
+    ErrorInfo,
+    ErrorReason,
+    FrameworkTimeoutError,
+    OutputValidationError,
+    ProviderError,
+    reason_of_status,
+)
+from .items import AnyResult, LLMWorkItem, TContext, TOutput, WorkItemResult
+from .totals import BatchResult, BatchTotals
+from .usage import DEFAULT_CACHE_DISCOUNT, TokenUsage, add_usage, effective_input_tokens
+
+__all__ = [
+    "DEFAULT_CACHE_DISCOUNT",
+    "RETRYABLE_REASONS",
+    "TERMINAL_REASONS",
+    "AnyResult",
+    "BatchLLMError",
+    "BatchResult",
+    "BatchTotals",
+    "DefaultErrorClassifier",
+    "ErrorClassifier",
+    "ErrorInfo",
+    "ErrorReason",
+    "ExecutionPolicy",
+    "FrameworkTimeoutError",
+    "LLMWorkItem",
+    "OutputValidationError",
+    "ProcessorConfig",
+    "ProviderError",
+    "RetryConfig",
+    "TContext",
+    "TOutput",
+    "TokenUsage",
+    "WorkItemResult",
+    "add_usage",
+    "effective_input_tokens",
+    "reason_of_status",
+]

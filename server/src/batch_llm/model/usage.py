@@ -1,0 +1,69 @@
+"""Token counts: one shape, one sum."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TypedDict
+
+logger = logging.getLogger("batch_llm")
+
+DEFAULT_CACHE_DISCOUNT = 0.90
+"""Share of the input price that a cached token saves, where a strategy does not say."""
+
+
+class TokenUsage(TypedDict, total=False):
+    """Tokens as the provider counted them; every key may be absent.
+
+    `cached_input_tokens` is part of `input_tokens`, `thinking_tokens` is part of `output_tokens`.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cached_input_tokens: int
+    thinking_tokens: int
+
+
+_warned_of_excess = False
+
+
+def add_usage(total: TokenUsage, attempt: TokenUsage | None) -> None:
+    """Add an attempt's usage to an item's, in place.
+
+    A provider that reports more cached than input tokens is believed up to its input; said once in the log.
+    """
+    if not attempt:
+        return
+    fresh = attempt.get("input_tokens", 0)
+    output = attempt.get("output_tokens", 0)
+    cached = attempt.get("cached_input_tokens", 0)
+    if cached > fresh:
+        _warn_of_excess(cached, fresh)
+        cached = fresh
+    total["input_tokens"] = total.get("input_tokens", 0) + fresh
+    total["output_tokens"] = total.get("output_tokens", 0) + output
+    total["total_tokens"] = total.get("total_tokens", 0) + (attempt.get("total_tokens") or fresh + output)
+    total["cached_input_tokens"] = total.get("cached_input_tokens", 0) + cached
+    thinking = attempt.get("thinking_tokens", 0)
+    if thinking:
+        total["thinking_tokens"] = total.get("thinking_tokens", 0) + thinking
+
+
+def effective_input_tokens(input_tokens: int, cached_by_discount: dict[float, int]) -> int:
+    """Input tokens weighted by price: input minus what caching saved, rounded up.
+
+    Args:
+        input_tokens: all input tokens, cached ones included.
+        cached_by_discount: cached tokens by the discount of their model (0.9 saves 90 %).
+    """
+    saved = sum(discount * cached for discount, cached in cached_by_discount.items())
+    # Six digits take the noise off sums of floats before it reaches the whole number.
+    return input_tokens - math.floor(round(saved, 6))
+
+
+def _warn_of_excess(cached: int, fresh: int) -> None:
+    global _warned_of_excess
+    if not _warned_of_excess:
+        _warned_of_excess = True
+        logger.warning("a provider reported %d cached of %d input tokens; counting %d as cached", cached, fresh, fresh)

@@ -1,0 +1,262 @@
+"""A batch being run: a bounded inbox, workers, a bounded outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from batch_llm.executor import Executor, Work, failure
+from batch_llm.model import AnyResult, BatchTotals, ErrorReason
+from batch_llm.shared import SharedStrategy
+
+logger = logging.getLogger("batch_llm")
+
+INBOX_ITEMS = 1024
+INBOX_BYTES = 32 * 1024 * 1024
+OUTBOX_ITEMS = 1024
+# A worker whose items never wait for anything lets others run after so many.
+_ITEMS_BEFORE_YIELD = 64
+
+
+class _Lane:
+    """The items of one strategy that wait, so that a slow strategy holds up no other."""
+
+    __slots__ = ("active", "limit", "queue", "queued")
+
+    def __init__(self, limit: int) -> None:
+        self.queue: deque[Work] = deque()
+        self.active = 0
+        self.limit = limit
+        self.queued = False
+
+
+class BatchSession:
+    """Runs the items of one batch.
+
+    Items go in with `submit`, which waits while the inbox is full; results come out of `take`. Items are not started
+    while more than `outbox_items` results wait to be taken, so memory follows what is in flight, not the batch.
+
+    Args:
+        executor: runs one item.
+        max_concurrency: items in flight at most.
+        ordered: results in the order of submission instead of completion.
+        inbox_items: items that may wait to be run.
+        inbox_bytes: bytes of prompts and contexts that may wait to be run; one item may exceed it.
+        outbox_items: results that may wait to be taken, those under way included.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        max_concurrency: int,
+        ordered: bool = False,
+        inbox_items: int = INBOX_ITEMS,
+        inbox_bytes: int = INBOX_BYTES,
+        outbox_items: int = OUTBOX_ITEMS,
+    ) -> None:
+        self.totals = BatchTotals()
+        self.in_flight = 0
+        self.waiting = 0
+        self._executor = executor
+        self._max_concurrency = max_concurrency
+        self._ordered = ordered
+        self._inbox_items = inbox_items
+        self._inbox_bytes = inbox_bytes
+        self._outbox_items = outbox_items
+        self._lanes: dict[SharedStrategy | None, _Lane] = {}
+        self._runnable: deque[_Lane] = deque()
+        self._waiting_bytes = 0
+        self._submitted = 0
+        self._started_not_taken = 0
+        self._sequence = 0
+        self._ready: deque[AnyResult] = deque()
+        self._held_back: dict[int, AnyResult] = {}
+        self._workers: set[asyncio.Task[None]] = set()
+        self._starting = False
+        self._closed = False
+        self._cut_short: str | None = None
+        self._space: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # -- in ----------------------------------------------------------------------------------------------------------
+
+    async def submit(self, works: Iterable[Work]) -> None:
+        """Take items in, in order; waits while the inbox is full. One caller at a time."""
+        now = self._loop.time()
+        for work in works:
+            while self.waiting >= self._inbox_items or (self.waiting and self._waiting_bytes >= self._inbox_bytes):
+                self._start_worker()
+                self._space = self._loop.create_future()
+                await self._space
+            work.index = self._submitted
+            work.accepted_at = now
+            self._submitted += 1
+            self.waiting += 1
+            self._waiting_bytes += _size(work)
+            lane = self._lane(work.shared)
+            lane.queue.append(work)
+            self._queue(lane)
+        self._start_worker()
+
+    def close(self) -> None:
+        """Say that no more items come."""
+        self._closed = True
+        self._tell()
+
+    @property
+    def submitted(self) -> int:
+        """Items taken in so far."""
+        return self._submitted
+
+    # -- out ---------------------------------------------------------------------------------------------------------
+
+    async def take(self, max_items: int) -> list[AnyResult]:
+        """All results that are ready, up to `max_items`; waits for one. Empty: the batch has ended.
+
+        One caller at a time.
+        """
+        while not self._ready:
+            if self._closed and self._sequence == self._submitted:
+                return []
+            self._news = self._loop.create_future()
+            await self._news
+        ready = self._ready
+        if len(ready) <= max_items:
+            taken = list(ready)
+            ready.clear()
+        else:
+            taken = [ready.popleft() for _ in range(max_items)]
+        self._started_not_taken -= len(taken)
+        self._start_worker()
+        return taken
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `take` would not wait."""
+        return bool(self._ready)
+
+    async def abort(self) -> None:
+        """Cancel and join everything; what was not taken is gone."""
+        for worker in self._workers:
+            worker.cancel()
+        if self._workers:
+            await asyncio.wait(self._workers)
+
+    def cut_short(self, message: str) -> None:
+        """End every item that has not ended, under way or waiting, with a result that says CANCELLED."""
+        self._cut_short = message
+        self._runnable.clear()
+        for lane in self._lanes.values():
+            lane.queued = False
+            while lane.queue:
+                work = lane.queue.popleft()
+                self._leave_inbox(work)
+                self._started_not_taken += 1
+                self._deliver(failure(work, ErrorReason.CANCELLED, message, retryable=True))
+        for worker in self._workers:
+            worker.cancel()
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _lane(self, shared: SharedStrategy | None) -> _Lane:
+        lane = self._lanes.get(shared)
+        if lane is None:
+            limit = (shared.max_concurrency if shared is not None else None) or self._max_concurrency
+            lane = self._lanes[shared] = _Lane(limit)
+        return lane
+
+    def _queue(self, lane: _Lane) -> None:
+        """Put a lane in the rotation if it has an item that may be started."""
+        if not lane.queued and lane.queue and lane.active < lane.limit:
+            lane.queued = True
+            self._runnable.append(lane)
+
+    def _start_worker(self) -> None:
+        """Start one more worker if there is work for it. Each worker starts the next, so none is started in vain."""
+        if (
+            self._runnable
+            and not self._starting
+            and len(self._workers) < self._max_concurrency
+            and self._started_not_taken < self._outbox_items
+        ):
+            self._starting = True
+            worker = self._loop.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        self._starting = False
+        done = 0
+        while self._runnable and self._started_not_taken < self._outbox_items:
+            lane = self._runnable.popleft()
+            lane.queued = False
+            work = lane.queue.popleft()
+            lane.active += 1
+            self._queue(lane)
+            self._leave_inbox(work)
+            self.in_flight += 1
+            self._started_not_taken += 1
+            self._start_worker()
+            try:
+                result = await self._run(work)
+            finally:
+                lane.active -= 1
+                self.in_flight -= 1
+            self._queue(lane)
+            self._deliver(result)
+            done += 1
+            if done % _ITEMS_BEFORE_YIELD == 0:
+                await asyncio.sleep(0)
+
+    async def _run(self, work: Work) -> AnyResult:
+        try:
+            return await self._executor.run(work)
+        except asyncio.CancelledError:
+            if self._cut_short is None:
+                raise
+            return failure(work, ErrorReason.CANCELLED, self._cut_short, retryable=True)
+        except Exception as error:
+            # A bug of ours must not cost the batch a result.
+            logger.exception("the engine failed on item %r", work.item_id)
+            return failure(work, ErrorReason.INTERNAL, f"{type(error).__name__}: {error}")
+
+    def _leave_inbox(self, work: Work) -> None:
+        self.waiting -= 1
+        self._waiting_bytes -= _size(work)
+        space = self._space
+        # Half empty before the reader is woken, so that it is not woken for every item.
+        if space is not None and self.waiting <= self._inbox_items // 2:
+            self._space = None
+            if not space.done():
+                space.set_result(None)
+
+    def _deliver(self, result: AnyResult) -> None:
+        self.totals.add(result)
+        if not self._ordered:
+            self._release(result)
+        else:
+            self._held_back[result.submission_index] = result
+            while (following := self._held_back.pop(self._sequence, None)) is not None:
+                self._release(following)
+        self._tell()
+
+    def _release(self, result: AnyResult) -> None:
+        self._sequence += 1
+        result.sequence = self._sequence
+        self._ready.append(result)
+
+    def _tell(self) -> None:
+        news = self._news
+        if news is not None:
+            self._news = None
+            if not news.done():
+                news.set_result(None)
+
+
+def _size(work: Work) -> int:
+    context = work.context
+    return len(work.prompt) + (len(context) if isinstance(context, bytes) else 0)

@@ -1,0 +1,217 @@
+"""A strategy that many items, streams and processors share: prepared once, cleaned up once."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from batch_llm.model import (
+    BatchLLMError,
+    DefaultErrorClassifier,
+    ErrorReason,
+    ExecutionPolicy,
+    ProviderError,
+    TokenUsage,
+)
+from batch_llm.strategies import Limiter, LLMCallStrategy
+
+logger = logging.getLogger("batch_llm")
+
+AnyStrategy = LLMCallStrategy[Any]
+
+DEFAULT_PREPARE_TIMEOUT_SECONDS = 600.0
+_FIRST_BACKOFF_SECONDS = 1.0
+_LONGEST_BACKOFF_SECONDS = 60.0
+_NO_METADATA: Mapping[str, Any] = {}
+
+
+class SharedStrategy:
+    """One strategy instance and all who use it.
+
+    `ready()` prepares it single-flight: those who arrive while it is being prepared wait for that same attempt, and a
+    caller who is cancelled cancels nobody else. After a failure the next caller tries again, with backoff: a failure
+    that may pass makes callers wait, one that will not is told to them at once until the backoff is over.
+
+    Args:
+        strategy: the instance.
+        name: its name, for results and logs.
+        policy: how its items are run; None leaves that to who runs them.
+        max_concurrency: calls in flight at most, over all users; None for no limit of its own.
+        prepare_timeout: seconds that `prepare()` may take.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        strategy: AnyStrategy,
+        *,
+        name: str = "",
+        policy: ExecutionPolicy | None = None,
+        max_concurrency: int | None = None,
+        prepare_timeout: float = DEFAULT_PREPARE_TIMEOUT_SECONDS,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.strategy = strategy
+        self.name = name
+        self.policy = policy
+        own = Limiter(max_concurrency) if max_concurrency else None
+        self.limiters = tuple(limiter for limiter in (own, strategy.limiter) if limiter is not None)
+        self.max_concurrency = min((limiter.limit for limiter in self.limiters), default=None)
+        self.prepared = False
+        self.users = 0
+        self._prepare_timeout = prepare_timeout
+        self._clock = clock
+        self._preparing: asyncio.Task[None] | None = None
+        self._cleaning: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._takes_state = _takes(strategy.execute, 4)
+        self._on_error_takes_state = _takes(strategy.on_error, 3)
+
+    # -- users -------------------------------------------------------------------------------------------------------
+
+    def lease(self) -> None:
+        """Count a user in."""
+        self.users += 1
+
+    async def release(self) -> None:
+        """Count a user out; the last one cleans up. A failing cleanup is logged and raised.
+
+        Raises:
+            Exception: what the strategy's `cleanup()` raised.
+        """
+        self.users -= 1
+        if self.users == 0:
+            # A task of its own, so that a cancelled caller does not leave a client half closed.
+            self._cleaning = asyncio.create_task(self._clean_up(), name=f"cleanup-{self.name}")
+            await asyncio.shield(self._cleaning)
+
+    async def _clean_up(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
+        if self.strategy.context_cache is not None:
+            await self.strategy.context_cache.join()
+        if not self.prepared or self.users:
+            return
+        self.prepared = False
+        try:
+            await self.strategy.cleanup()
+        except Exception:
+            logger.exception("cleanup of strategy %r failed", self.name or type(self.strategy).__name__)
+            raise
+
+    # -- preparing ---------------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Prepare it if that has not been done, and make its context cache usable.
+
+        Raises:
+            Exception: what `prepare()` raised, or the cache's error.
+        """
+        if not self.prepared:
+            await self._prepare_once()
+        cache = self.strategy.context_cache
+        if cache is not None:
+            await cache.ensure()
+
+    async def _prepare_once(self) -> None:
+        if self._cleaning is not None and not self._cleaning.done():
+            await asyncio.wait([self._cleaning])
+        while not self.prepared:
+            if self._preparing is None or self._preparing.done():
+                await self._back_off()
+                if self._preparing is None or self._preparing.done():
+                    self._preparing = asyncio.create_task(self._prepare(), name=f"prepare-{self.name}")
+                    self._preparing.add_done_callback(_see)
+            await asyncio.shield(self._preparing)
+
+    async def _prepare(self) -> None:
+        try:
+            async with asyncio.timeout(self._prepare_timeout) as limit:
+                await self.strategy.prepare()
+        except Exception as error:
+            self._failures += 1
+            self._failure = _as_prepare_error(error)
+            if limit.expired():
+                self._failure = ProviderError(
+                    f"strategy {self.name!r} was not prepared within {self._prepare_timeout:g} s",
+                    reason=ErrorReason.PREPARE_FAILED,
+                    retryable=True,
+                )
+            backoff = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (self._failures - 1))
+            self._retry_at = self._now() + backoff
+            logger.warning("strategy %r: %s", self.name, self._failure)
+            raise self._failure from error
+        self.prepared = True
+        self._failure = None
+        self._failures = 0
+
+    async def _back_off(self) -> None:
+        while self._failure is not None and (wait := self._retry_at - self._now()) > 0:
+            if not getattr(self._failure, "retryable", False):
+                raise self._failure
+            await asyncio.sleep(wait)
+
+    def _now(self) -> float:
+        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    async def execute(
+        self, prompt: str, attempt: int, timeout: float, state: dict[str, Any]
+    ) -> tuple[Any, TokenUsage, Mapping[str, Any]]:
+        """One call of the strategy, its answer in the long form."""
+        if self._takes_state:
+            reply = await self.strategy.execute(prompt, attempt, timeout, state)
+        else:
+            reply = await self.strategy.execute(prompt, attempt, timeout)
+        return reply if len(reply) == 3 else (reply[0], reply[1], _NO_METADATA)
+
+    async def on_error(self, error: Exception, attempt: int, state: dict[str, Any]) -> None:
+        """Show the strategy a failed attempt."""
+        if self._on_error_takes_state:
+            await self.strategy.on_error(error, attempt, state)
+        else:
+            await self.strategy.on_error(error, attempt)
+
+
+def _as_prepare_error(error: Exception) -> Exception:
+    """Keep what the error says of itself; say PREPARE_FAILED where it says nothing better."""
+    if isinstance(error, BatchLLMError):
+        return error
+    info = DefaultErrorClassifier().classify(error)
+    return ProviderError(
+        f"the strategy could not be prepared: {type(error).__name__}: {error}",
+        reason=ErrorReason.PREPARE_FAILED,
+        retryable=info.is_retryable,
+    )
+
+
+def _see(task: asyncio.Task[None]) -> None:
+    """Retrieve a task's exception: whoever waited has it, and a cancelled caller leaves nobody to."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _takes(method: Callable[..., Any], arguments: int) -> bool:
+    """Whether a method takes so many positional arguments; a strategy may leave the last, `state`, out."""
+    kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(kind in positional for kind in kinds) >= arguments or inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+_ATTRIBUTE = "_batch_llm_shared"
+
+
+def shared_for(strategy: AnyStrategy) -> SharedStrategy:
+    """The one `SharedStrategy` of an instance, for use in-process; it lives as long as the instance."""
+    shared: SharedStrategy | None = getattr(strategy, _ATTRIBUTE, None)
+    if shared is None or shared.strategy is not strategy:  # a copied strategy brings its original's
+        shared = SharedStrategy(strategy)
+        object.__setattr__(strategy, _ATTRIBUTE, shared)
+    return shared

@@ -1,0 +1,134 @@
+"""`CacheLifecycleService`: the door to strategies' context caches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from batchllm.v1 import cache_lifecycle_service_pb2 as pb
+from batchllm.v1 import cache_lifecycle_service_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+
+from batch_llm.caching import DEFAULT_RENEWAL_BUFFER_SECONDS, CacheRecord, CacheRegistry, ContextCache, cache_state
+from batch_llm.model import BatchLLMError, ErrorReason
+
+from . import mapping
+from .catalogue import Catalogue, Entry
+from .status import abort
+
+T = TypeVar("T")
+
+
+class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServicer):
+    """Serves `CacheLifecycleService`.
+
+    Args:
+        catalogue: the named strategies.
+        registry: where caches are remembered.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, catalogue: Catalogue, registry: CacheRegistry, clock: Callable[[], float] = time.time) -> None:
+        self._catalogue = catalogue
+        self._registry = registry
+        self._clock = clock
+
+    async def CreateOrReuse(self, request: pb.CreateOrReuseRequest, context: Any) -> pb.CreateOrReuseResponse:
+        """See cache_lifecycle_service.proto."""
+
+        async def call(cache: ContextCache) -> pb.CreateOrReuseResponse:
+            record, reused = await cache.create_or_reuse(_ttl(request))
+            return pb.CreateOrReuseResponse(cache=_message(request.strategy, cache, record), reused=reused)
+
+        return await self._on_cache(request.strategy, context, call)
+
+    async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:
+        """See cache_lifecycle_service.proto."""
+
+        async def call(cache: ContextCache) -> pb.RenewResponse:
+            record, recreated = await cache.renew(_ttl(request))
+            return pb.RenewResponse(cache=_message(request.strategy, cache, record), recreated=recreated)
+
+        return await self._on_cache(request.strategy, context, call)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
+        """See cache_lifecycle_service.proto."""
+
+        async def call(cache: ContextCache) -> pb.DeleteResponse:
+            return pb.DeleteResponse(deleted=await cache.delete())
+
+        return await self._on_cache(request.strategy, context, call)
+
+    async def GetCache(self, request: pb.GetCacheRequest, context: Any) -> pb.GetCacheResponse:
+        """See cache_lifecycle_service.proto."""
+
+        async def call(cache: ContextCache) -> pb.GetCacheResponse:
+            record = cache.record
+            if record is None:
+                raise BatchLLMError(
+                    f"strategy {request.strategy!r} has no context cache at present; call CreateOrReuse",
+                    reason=ErrorReason.CACHE_NOT_FOUND,
+                )
+            return pb.GetCacheResponse(cache=_message(request.strategy, cache, record))
+
+        return await self._on_cache(request.strategy, context, call)
+
+    async def ListCaches(self, request: pb.ListCachesRequest, context: Any) -> pb.ListCachesResponse:
+        """See cache_lifecycle_service.proto."""
+        now = self._clock()
+        buffers = {entry.name: entry.spec.cache_renewal_buffer_seconds for entry in self._catalogue.list()}
+        return pb.ListCachesResponse(
+            caches=[
+                mapping.cache_message(
+                    record,
+                    record.strategy,
+                    cache_state(record, now, buffers.get(record.strategy, DEFAULT_RENEWAL_BUFFER_SECONDS)),
+                )
+                for record in self._registry.list()
+            ]
+        )
+
+    async def _on_cache(self, strategy: str, context: Any, call: Callable[[ContextCache], Awaitable[T]]) -> T:
+        """Call with the strategy's cache; its errors end the RPC."""
+        try:
+            entry = self._catalogue.get(strategy)
+            cache = _cache(entry)
+            entry.shared.lease()
+            try:
+                return await call(cache)
+            finally:
+                await entry.shared.release()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await abort(context, error)
+
+
+def _cache(entry: Entry) -> ContextCache:
+    cache = entry.shared.strategy.context_cache
+    if cache is None:
+        raise BatchLLMError(
+            f"strategy {entry.name!r} has no cached_content, so it has no context cache; give it some",
+            reason=ErrorReason.CACHE_NOT_CONFIGURED,
+            metadata={"strategy": entry.name},
+        )
+    return cache
+
+
+def _ttl(request: pb.CreateOrReuseRequest | pb.RenewRequest) -> float | None:
+    if not request.HasField("ttl"):
+        return None
+    ttl: Duration = request.ttl
+    if mapping.seconds(ttl) < 1:
+        raise BatchLLMError(
+            f"ttl must be at least 1 s, got {mapping.seconds(ttl):g} s; leave it out for the strategy's own",
+            reason=ErrorReason.INVALID_FIELD,
+            metadata={"field": "ttl"},
+        )
+    return mapping.seconds(ttl)
+
+
+def _message(strategy: str, cache: ContextCache, record: CacheRecord) -> pb.Cache:
+    return mapping.cache_message(record, strategy, cache.state_of(record))

@@ -1,0 +1,86 @@
+"""The command `batch-llm-sidecar`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from batch_llm._version import __version__
+
+from .settings import ConfigError, Settings, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code: 0 all fine, 2 configuration or usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = _settings(options)
+        if options.command == "check-config":
+            return _check_config(options.config, settings)
+        logging.basicConfig(
+            level=settings.server.log_level,
+            format="%(asctime)s %(levelname)s %(message)s",
+            stream=sys.stderr,
+        )
+        # Imported here: check-config and --help need no gRPC.
+        from .server import serve
+
+        return asyncio.run(serve(settings))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="batch-llm-sidecar", description="Runs batches of LLM calls for applications beside it, over gRPC."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve until SIGTERM, then drain",
+        description="Serve. SIGTERM or Ctrl-C drains: takes no more work, finishes what it holds, exits 0; a second "
+        "one exits at once. Without --config it offers the providers that work as they are, on 127.0.0.1:50051.",
+    )
+    serve.add_argument("--config", type=Path, metavar="FILE", help="the operator's TOML file")
+    serve.add_argument(
+        "--listen",
+        action="append",
+        metavar="ADDRESS",
+        help="unix:/path/to.sock or host:port; may be given again; instead of server.listen",
+    )
+    serve.add_argument("--state-dir", type=Path, metavar="DIR", help="instead of server.state_dir")
+    check = commands.add_parser(
+        "check-config",
+        help="check a configuration file",
+        description="Check a configuration file; each problem on a line, by file, key and reason.",
+    )
+    check.add_argument("config", type=Path, metavar="FILE", help="the operator's TOML file")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    overrides: dict[str, object] = {}
+    if getattr(options, "listen", None):
+        overrides["listen"] = tuple(options.listen)
+    if getattr(options, "state_dir", None):
+        overrides["state_dir"] = options.state_dir
+    settings = load(options.config)
+    return settings.model_copy(update={"server": settings.server.model_copy(update=overrides)})
+
+
+def _check_config(path: Path, settings: Settings) -> int:
+    print(
+        f"{path}: fine. Providers: {', '.join(sorted(settings.providers)) or 'none'}. "
+        f"Strategies: {', '.join(sorted(settings.strategies)) or 'none'}."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

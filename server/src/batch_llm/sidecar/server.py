@@ -1,0 +1,205 @@
+"""The sidecar as a process: listen, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import grpc
+from batchllm.v1 import (
+    batch_service_pb2,
+    batch_service_pb2_grpc,
+    cache_lifecycle_service_pb2,
+    cache_lifecycle_service_pb2_grpc,
+    strategy_service_pb2,
+    strategy_service_pb2_grpc,
+)
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from batch_llm.caching import CacheRegistry
+from batch_llm.executor import Executor
+from batch_llm.model import BatchLLMError
+
+from .batch_service import BatchServicer
+from .cache_service import CacheServicer
+from .catalogue import Catalogue
+from .providers import Providers
+from .settings import ConfigError, Settings
+from .strategy_service import StrategyServicer
+
+logger = logging.getLogger("batch_llm")
+
+SERVICES = (
+    batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name,
+    strategy_service_pb2.DESCRIPTOR.services_by_name["StrategyService"].full_name,
+    cache_lifecycle_service_pb2.DESCRIPTOR.services_by_name["CacheLifecycleService"].full_name,
+)
+_STOP_GRACE_SECONDS = 2.0
+
+
+class Sidecar:
+    """All services over one engine.
+
+    Args:
+        settings: the operator's.
+
+    Raises:
+        ConfigError: an address or the state directory cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        state_dir = _make_state_dir(settings.server.state_dir)
+        self._registry = CacheRegistry(state_dir / "caches.db")
+        self._catalogue = Catalogue(
+            Providers(settings.providers, self._registry, state_dir),
+            allow_registration=settings.server.allow_registration,
+        )
+        try:
+            self._catalogue.declare(settings.strategies)
+        except BatchLLMError as error:
+            raise ConfigError(str(error)) from None
+        self._batches = BatchServicer(self._catalogue, Executor(), settings.server)
+        self._health = health.aio.HealthServicer()
+        self._sockets: list[Path] = []
+        self._servers: list[grpc.aio.Server] = []
+        self.addresses: list[str] = []
+
+    async def start(self) -> None:
+        """Listen and serve.
+
+        Raises:
+            ConfigError: an address cannot be used.
+        """
+        server = self._server()
+        batch_service_pb2_grpc.add_BatchServiceServicer_to_server(self._batches, server)
+        strategy_service_pb2_grpc.add_StrategyServiceServicer_to_server(StrategyServicer(self._catalogue), server)
+        cache_lifecycle_service_pb2_grpc.add_CacheLifecycleServiceServicer_to_server(
+            CacheServicer(self._catalogue, self._registry), server
+        )
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self.addresses = [self._bind(server, address, "server.listen") for address in self._settings.server.listen]
+        if self._settings.server.health_listen is not None:
+            probe = self._server()
+            self._bind(probe, self._settings.server.health_listen, "server.health_listen")
+            await probe.start()
+        await server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Take no more work, finish what is held within the limit, stop. Caches stay."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._batches.drain(self._settings.server.drain_timeout_seconds)
+        await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
+        await self._catalogue.close()
+        self._registry.close()
+        self.remove_sockets()
+
+    def remove_sockets(self) -> None:
+        """Take Unix sockets off the file system."""
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+
+    def _server(self) -> grpc.aio.Server:
+        limit = self._settings.server.max_message_bytes
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # else two sidecars could share a port without knowing
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._servers.append(server)
+        return server
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+    def _bind(self, server: grpc.aio.Server, address: str, key: str) -> str:
+        path = _socket_path(address)
+        if path is not None:
+            _free_socket(path, key)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            raise ConfigError(
+                f"{key}: cannot listen on {address}: it is in use, not an address of this machine, or not permitted; "
+                "stop what listens there or choose another with --listen"
+            ) from None
+        if path is not None:
+            path.chmod(0o660)
+            self._sockets.append(path)
+            return address
+        return f"{address.rpartition(':')[0]}:{port}"
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until a signal; the exit code."""
+    sidecar = Sidecar(settings)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            sidecar.remove_sockets()
+            os._exit(128 + number)  # a second signal means now
+        logger.info("%s: draining", number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await sidecar.start()
+    logger.info("serving on %s", ", ".join(sidecar.addresses))
+    await stop.wait()
+    await sidecar.drain()
+    logger.info("stopped")
+    return 0
+
+
+def _make_state_dir(path: Path) -> Path:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"server.state_dir: {path}: {error.strerror}; choose a directory that can be written with --state-dir"
+        ) from None
+    return path
+
+
+def _socket_path(address: str) -> Path | None:
+    if not address.startswith("unix:"):
+        return None
+    return Path(address.removeprefix("unix:").removeprefix("//"))
+
+
+def _free_socket(path: Path, key: str) -> None:
+    """Make way for a socket: one that nobody listens on is what a killed sidecar left behind.
+
+    gRPC itself would take the path away from a sidecar that is using it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise ConfigError(f"{key}: unix:{path}: the directory {path.parent} does not exist; create it") from None
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"{key}: unix:{path}: exists and is no socket; choose another path")
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise ConfigError(f"{key}: unix:{path}: another process listens there; stop it or choose another path")

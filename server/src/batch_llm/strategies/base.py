@@ -1,0 +1,65 @@
+"""What a strategy is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Generic
+
+from batch_llm.caching import ContextCache
+from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage, TOutput
+
+from .limiter import Limiter
+
+Reply = tuple[Any, TokenUsage] | tuple[Any, TokenUsage, Mapping[str, Any]]
+"""What `execute` returns: the output, its tokens and, if there is more to say, a mapping with any of
+`finish_reason` (str), `safety_ratings` (mapping of str to str) and `model` (str)."""
+
+
+class LLMCallStrategy(ABC, Generic[TOutput]):
+    """Turns a prompt into an output: one provider, one model, one way of asking.
+
+    An instance is shared by all items that name it. Only `execute` is required; it may leave `state` out of its
+    signature.
+
+    Attributes:
+        cache_discount: share of the input price that a cached token saves.
+        context_cache: the strategy's context cache, if it has one; made usable before every attempt.
+        limiter: bounds the calls in flight at its provider; strategies on one provider share it.
+    """
+
+    cache_discount: float = DEFAULT_CACHE_DISCOUNT
+    context_cache: ContextCache | None = None
+    limiter: Limiter | None = None
+
+    async def prepare(self) -> None:
+        """Get ready, e.g. open a client. Called once for a shared instance, before its first `execute`."""
+
+    @abstractmethod
+    async def execute(
+        self, prompt: str, attempt: int, timeout: float, state: dict[str, Any] | None = None
+    ) -> tuple[TOutput, TokenUsage] | tuple[TOutput, TokenUsage, Mapping[str, Any]]:
+        """Make one call.
+
+        Args:
+            prompt: the item's prompt.
+            attempt: 1 for the first.
+            timeout: seconds until the engine cancels the attempt.
+            state: the item's own scratch space, kept over its attempts.
+
+        Returns:
+            The output and its tokens, and optionally a mapping, see `Reply`.
+
+        Raises:
+            Exception: whatever went wrong; `token_usage` on it counts what the attempt cost.
+        """
+
+    async def on_error(self, exception: Exception, attempt: int, state: dict[str, Any] | None = None) -> None:
+        """See a failed attempt, e.g. to change the next one through `state`."""
+
+    async def cleanup(self) -> None:
+        """Release what `prepare` took. Called once, when the last user has gone. Leaves caches alive."""
+
+    async def dry_run(self, prompt: str) -> tuple[Any, TokenUsage]:
+        """Answer without a provider and without cost."""
+        return f"[dry run] {prompt[:80]}", TokenUsage()
