@@ -242,6 +242,7 @@ class LocalModel:
             raise ProviderError(
                 "the local provider is not installed; pip install 'batch-llm[local]'", reason=ErrorReason.PREPARE_FAILED
             ) from None
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log every call at INFO
         path = await asyncio.to_thread(model_file, self._model_path, self._model_sha256, self._state_dir)
         self._chat = self._prompt_format == "chat" or (self._prompt_format == "auto" and has_chat_template(path))
         self.prefix_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
