@@ -35,3 +35,39 @@ proto: $(STAMP) ## Regenerate the Python code from proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(GENERATED) \
 	  --grpc_python_out=$(GENERATED) --mypy_out=$(GENERATED) --mypy_grpc_out=$(GENERATED) $(PROTOS)
 	touch client_py/src/batchllm/py.typed
+
+.PHONY: run
+run: $(STAMP) ## Label the example's tickets with a real model through a sidecar
+	@examples/triage/run.sh $(BIN) .run/state
+
+.PHONY: test
+test: $(STAMP) ## Run the whole test-suite
+	$(BIN)/pytest
+
+.PHONY: lint
+lint: $(STAMP) ## Check style, types, layers and the protocol
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint
+
+.PHONY: format
+format: $(STAMP) ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(STAMP) ## Measure speed, start and memory
+	$(BIN)/python -m tests.bench
+
+.PHONY: pins
+pins: ## Rewrite constraints.txt with what is newest within the ranges
+	rm -rf $(VENV)
+	sed -n '/^#/p' constraints.txt > constraints.new && mv constraints.new constraints.txt
+	$(MAKE) setup
+	$(BIN)/pip freeze --exclude-editable >> constraints.txt
+
+.PHONY: clean
+clean: ## Remove what the other targets made, the example's model and cache included
+	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -11,7 +11,7 @@ from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy
 from batch_llm.shared import AnyStrategy, SharedStrategy
 from batch_llm.strategies import Limiter
 
-from .settings import LocalProvider, Provider, SimulatedProvider, StrategySpec
+from .settings import LocalProvider, Provider, SimulatedProvider, StrategySpec, check_fit
 
 if TYPE_CHECKING:
     from batch_llm.strategies.local import LocalModel
@@ -43,7 +43,13 @@ class Providers:
         Raises:
             BatchLLMError: PROVIDER_NOT_FOUND or INVALID_FIELD, with the field.
         """
-        match self._get(spec.provider):
+        provider = self._get(spec.provider)
+        try:
+            check_fit(spec, provider)
+        except ValueError as error:
+            field = str(error).partition(":")[0]
+            raise BatchLLMError(str(error), reason=ErrorReason.INVALID_FIELD, metadata={"field": field}) from None
+        match provider:
             case SimulatedProvider() as settings:
                 strategy = self._simulated(name, spec, settings)
             case LocalProvider() as settings:
@@ -69,8 +75,6 @@ class Providers:
     def _simulated(self, name: str, spec: StrategySpec, settings: SimulatedProvider) -> AnyStrategy:
         from batch_llm.strategies.simulated import MODEL, SimulatedStrategy
 
-        if spec.generation.grammar:
-            raise _only_local("generation.grammar")
         return SimulatedStrategy(
             name=name,
             model=spec.model or MODEL,
@@ -96,13 +100,6 @@ class Providers:
                 slots=settings.slots,
                 threads=settings.threads,
                 prompt_format=settings.prompt_format,
-            )
-        if spec.model not in {"", model.name}:
-            raise BatchLLMError(
-                f"model: provider {spec.provider!r} runs {model.name!r}, not {spec.model!r}; "
-                "leave the model empty or declare another local provider",
-                reason=ErrorReason.INVALID_FIELD,
-                metadata={"field": "model"},
             )
         generation = spec.generation
         return LocalStrategy(
@@ -132,11 +129,3 @@ def _policy(spec: StrategySpec) -> ExecutionPolicy:
 
         check_output = OutputSchema(spec.output_json_schema).check
     return ExecutionPolicy(spec.retry.engine_config(), spec.attempt_timeout_seconds, check_output)
-
-
-def _only_local(field: str) -> BatchLLMError:
-    return BatchLLMError(
-        f"{field}: only a local provider can follow a grammar; use output_json_schema",
-        reason=ErrorReason.INVALID_FIELD,
-        metadata={"field": field},
-    )

@@ -24,7 +24,6 @@ from grpc_reflection.v1alpha import reflection
 
 from batch_llm.caching import CacheRegistry
 from batch_llm.executor import Executor
-from batch_llm.model import BatchLLMError
 
 from .batch_service import BatchServicer
 from .cache_service import CacheServicer
@@ -61,10 +60,7 @@ class Sidecar:
             Providers(settings.providers, self._registry, state_dir),
             allow_registration=settings.server.allow_registration,
         )
-        try:
-            self._catalogue.declare(settings.strategies)
-        except BatchLLMError as error:
-            raise ConfigError(str(error)) from None
+        self._catalogue.declare(settings.strategies)
         self._batches = BatchServicer(self._catalogue, Executor(), settings.server)
         self._health = health.aio.HealthServicer()
         self._sockets: list[Path] = []

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from batch_llm.caching import DEFAULT_RENEWAL_BUFFER_SECONDS, DEFAULT_TTL_SECONDS, CachePolicy
 from batch_llm.model import RetryConfig
+from batch_llm.strategies.local.files import BUNDLED_MODEL
 
 ENVIRONMENT_PREFIX = "BATCH_LLM_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -79,6 +80,11 @@ class LocalProvider(_Section):
     prompt_format: Literal["auto", "plain", "chat"] = Field(
         "auto", description="plain: text follows text; chat: the model's chat template; auto: chat if it has one"
     )
+
+    @property
+    def model_name(self) -> str:
+        """What strategies call the model."""
+        return self.model_path.stem if self.model_path is not None else BUNDLED_MODEL
 
     @field_validator("model_path")
     @classmethod
@@ -215,7 +221,29 @@ class Settings(_Section):
                     f"strategies.{name}.provider: no provider {spec.provider!r}; known: {known}; "
                     f"add [providers.{spec.provider}]"
                 )
+            try:
+                check_fit(spec, self.providers[spec.provider])
+            except ValueError as error:
+                raise ValueError(f"strategies.{name}.{error}") from None
         return self
+
+
+def check_fit(spec: StrategySpec, provider: Provider) -> None:
+    """Refuse what the provider cannot do.
+
+    Raises:
+        ValueError: begins with the field.
+    """
+    match provider:
+        case LocalProvider():
+            if spec.model not in {"", provider.model_name}:
+                raise ValueError(
+                    f"model: provider {spec.provider!r} runs {provider.model_name!r}, not {spec.model!r}; "
+                    "leave the model empty or declare another local provider"
+                )
+        case _:
+            if spec.generation.grammar:
+                raise ValueError("generation.grammar: only a local provider can follow one; use output_json_schema")
 
 
 def check_name(name: str) -> None:

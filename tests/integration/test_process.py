@@ -1,0 +1,227 @@
+"""The sidecar as a process: start, health, reflection, drain, bad configuration."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from batch_llm_client import BatchClient, WorkItem
+from batch_llm_client.errors import ServerDrainingError, UnexpectedError
+
+from .conftest import BIN, SIMULATED, Start, script
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+def health(target: str, service: str = "") -> int:
+    with grpc.insecure_channel(target) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
+
+
+def test_health_and_reflection_name_all_services(simulated: str) -> None:
+    services = ["BatchService", "StrategyService", "CacheLifecycleService"]
+    for service in ["", *(f"batchllm.v1.{name}" for name in services)]:
+        assert health(simulated, service) == SERVING
+    with grpc.insecure_channel(simulated) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {f"batchllm.v1.{name}" for name in services} <= set(database.get_services())
+        described = DescriptorPool(database).FindServiceByName("batchllm.v1.BatchService")
+    assert [method.name for method in described.methods] == ["ProcessBatch", "ProcessItem"]
+
+
+def test_without_a_file_it_offers_what_works_on_tcp(start: Start, tmp_path: Path) -> None:
+    sidecar = start("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path / "state"))
+    target = sidecar.wait_for(r"serving on (\S+)")[1]
+    with BatchClient(target) as client:
+        client.register_strategy({"name": "echo", "provider": "simulated"})
+        assert client.process_item(WorkItem("a", "hi", strategy="echo")).text == "simulated: hi"
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert sidecar.stop() == 0
+
+
+def test_the_health_address_serves_health_alone(start: Start) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {"BATCH_LLM_SERVER__HEALTH_LISTEN": address}
+    sidecar = start("--listen", "127.0.0.1:0", config=SIMULATED, environment=environment)
+    sidecar.wait_for("serving on")
+    assert health(address) == SERVING
+    with BatchClient(address) as client, pytest.raises(UnexpectedError) as failure:
+        client.list_strategies()
+    assert failure.value.code == "UNIMPLEMENTED"
+    assert sidecar.stop() == 0
+
+
+def test_sigterm_finishes_what_is_held_and_refuses_what_is_new(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "drain.sock"
+    sidecar = start("--listen", f"unix:{path}", config=SIMULATED)
+    sidecar.wait_for("serving on")
+    with BatchClient(f"unix:{path}") as client:
+        held = [WorkItem(f"held{n}", script(latency_ms=300), strategy="one") for n in range(3)]
+        with client.process_batch(held, batch_id="held") as batch:
+            assert next(iter(batch)).ok
+            sidecar.process.send_signal(signal.SIGTERM)
+            sidecar.wait_for("draining")
+            with pytest.raises(ServerDrainingError) as refused, client.process_batch([], strategy="echo") as late:
+                list(late)
+            assert refused.value.retry_after == 5
+            with pytest.raises(ServerDrainingError) as refused_item:
+                client.process_item(WorkItem("a", "x", strategy="echo"))
+            assert refused_item.value.reason == "SERVER_DRAINING"
+            assert [result.ok for result in batch] == [True, True]
+        assert batch.totals.succeeded == 3
+    assert sidecar.process.wait(timeout=60) == 0
+    assert not path.exists()
+
+
+def test_a_stream_that_stays_open_is_told_when_its_items_have_ended(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "open.sock"
+    sidecar = start("--listen", f"unix:{path}", config=SIMULATED)
+    sidecar.wait_for("serving on")
+    results = []
+
+    def never_ending() -> object:
+        yield WorkItem("a", script(latency_ms=200))
+        first_sent.wait()
+
+    first_sent = threading.Event()
+    try:
+        with (
+            BatchClient(f"unix:{path}") as client,
+            pytest.raises(ServerDrainingError),
+            client.process_batch(never_ending(), strategy="echo") as batch,
+        ):
+            assert batch.opened.strategy == "echo"
+            while not client.get_strategy("echo").prepared:
+                pass  # until the item is being run
+            sidecar.process.send_signal(signal.SIGTERM)
+            for result in batch:
+                results.append(result)  # one by one: the error comes after the last
+    finally:
+        first_sent.set()
+    assert [result.ok for result in results] == [True]
+    assert sidecar.process.wait(timeout=60) == 0
+
+
+def test_the_drain_limit_ends_items_with_a_result(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "cut.sock"
+    environment = {"BATCH_LLM_SERVER__DRAIN_TIMEOUT_SECONDS": "0.2"}
+    sidecar = start("--listen", f"unix:{path}", config=SIMULATED, environment=environment)
+    sidecar.wait_for("serving on")
+    with BatchClient(f"unix:{path}") as client:
+        items = [WorkItem("quick", "x"), *(WorkItem(str(n), script(latency_ms=60_000)) for n in range(5))]
+        with client.process_batch(items, strategy="echo") as batch:
+            assert next(iter(batch)).item_id == "quick"
+            sidecar.process.send_signal(signal.SIGTERM)
+            cut = list(batch)
+    assert {result.error.reason for result in cut if result.error} == {"CANCELLED"}
+    assert all(result.error and result.error.retryable for result in cut)
+    assert len(cut) == 5
+    assert sidecar.process.wait(timeout=60) == 0
+
+
+def test_a_second_signal_exits_at_once(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "second.sock"
+    sidecar = start("--listen", f"unix:{path}", config=SIMULATED)
+    sidecar.wait_for("serving on")
+    with BatchClient(f"unix:{path}") as client:
+        items = [WorkItem("quick", "x"), WorkItem("slow", script(latency_ms=60_000))]
+        batch = client.process_batch(items, strategy="echo")
+        assert next(iter(batch)).ok
+        sidecar.process.send_signal(signal.SIGTERM)
+        sidecar.wait_for("draining")
+        sidecar.process.send_signal(signal.SIGTERM)
+        assert sidecar.process.wait(timeout=10) == 128 + signal.SIGTERM
+    assert not path.exists()
+
+
+def test_an_address_in_use_is_refused_and_a_dead_socket_is_taken_over(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "one.sock"
+    first = start("--listen", f"unix:{path}", "--listen", "127.0.0.1:0", config=SIMULATED)
+    tcp = first.wait_for(r"serving on unix:\S+, (\S+)")[1]
+    for address in (f"unix:{path}", tcp):
+        code, message = serve("--listen", address, "--state-dir", str(tmp_path / "state"))
+        assert code == 2
+        assert address in message
+        assert "in use" in message or "another process listens" in message
+    assert health(f"unix:{path}") == SERVING  # the first one still has its socket
+    first.stop(signal.SIGKILL)
+    assert path.exists()
+    second = start("--listen", f"unix:{path}", config=SIMULATED)
+    second.wait_for("serving on")
+    assert health(f"unix:{path}") == SERVING
+    assert second.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("[server]\nlisten_to = 'x'", "server.listen_to: unknown key"),
+        ("[server]\ndrain_timeout_seconds = 'soon'", "server.drain_timeout_seconds: Input should be a valid number"),
+        ("[server", "is not TOML"),
+        ("[providers.x]\nkind = 'gpt'", "providers.x: Input tag 'gpt'"),
+        ("[providers.l]\nkind = 'local'\nmodel_path = 'no.gguf'", "providers.l.model_path"),
+        ("[providers.l]\nkind = 'local'\nslots = 0", "providers.l.slots"),
+        ("[strategies.s]\nprovider = 'gemini'", "no provider 'gemini'; known: none"),
+        (
+            "[providers.s]\nkind='simulated'\n[strategies.s]\nprovider='s'\ncached_content_files=['no.md']",
+            "strategies.s.cached_content_files",
+        ),
+        (
+            "[providers.s]\nkind='simulated'\n[strategies.s]\nprovider='s'\ncache_ttl_seconds=60\n"
+            "cache_renewal_buffer_seconds=60",
+            "cache_renewal_buffer_seconds must be at least 0 and less than cache_ttl_seconds (60)",
+        ),
+        (
+            "[providers.s]\nkind='simulated'\n[strategies.s]\nprovider='s'\noutput_json_schema='{\"type\": 1}'",
+            "output_json_schema is no valid JSON Schema: at type",
+        ),
+        (
+            "[providers.s]\nkind='simulated'\n[strategies.s]\nprovider='s'\n[strategies.s.generation]\ngrammar='x'",
+            "strategies.s.generation.grammar: only a local provider can follow one",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_explained_by_file_key_and_reason(tmp_path: Path, config: str, expected: str) -> None:
+    file = tmp_path / "sidecar.toml"
+    file.write_text(config)
+    for command in (["check-config", str(file)], ["serve", "--config", str(file)]):
+        done = subprocess.run([BIN / "batch-llm-sidecar", *command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2, done
+        assert expected in done.stderr
+        assert str(file) in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_missing_file_and_a_directory_that_cannot_be_are_explained(tmp_path: Path) -> None:
+    code, message = serve("--config", str(tmp_path / "no.toml"))
+    assert (code, "No such file" in message) == (2, True)
+    (tmp_path / "file").touch()
+    code, message = serve("--state-dir", str(tmp_path / "file"))
+    assert (code, "server.state_dir" in message) == (2, True)
+    code, message = serve("--listen", f"unix:{tmp_path}/no/dir.sock", "--state-dir", str(tmp_path / "state"))
+    assert (code, "does not exist" in message) == (2, True)
+
+
+def test_start_loads_no_provider_library() -> None:
+    heavy = ["httpx2", "xllamacpp", "jsonschema", "google.genai", "rich", "google.rpc"]
+    code = f"import sys, batch_llm.sidecar.server; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([BIN / "python", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def serve(*arguments: str) -> tuple[int, str]:
+    command = [BIN / "batch-llm-sidecar", "serve", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr

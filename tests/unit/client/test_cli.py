@@ -1,0 +1,265 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from batch_llm_client.cli import main
+from batch_llm_client.cli.tally import bare
+
+WAIT = 60
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    path = tmp_path / "tickets.jsonl"
+    rows = [{"id": 1, "text": "billing", "label": "billing"}, {"id": 2, "text": '"delivery"', "label": "delivery"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": 3, "text": "x", "label": "y"}]))
+    return path
+
+
+def command(sidecar, *arguments: object) -> list[str]:
+    return ["--target", sidecar.target, *map(str, arguments)]
+
+
+def spawn(arguments: list[str], **pipes: int) -> "subprocess.Popen[str]":
+    code = "import sys; from batch_llm_client.cli import main; sys.exit(main())"
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], text=True, **pipes)
+
+
+def test_run(sidecar, tickets: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "results.jsonl"
+    options = ["--strategy", "s", "--prompt-field", "text", "--expect-field", "label", "--out", out, "--order"]
+    more = ["submission", "--batch-id", "b", "--max-concurrency", 4, "--timeout", 9]
+    assert main(command(sidecar, "run", tickets, *options, *more)) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["item_id"] for line in lines] == ["1", "2", "3"]
+    assert lines[0] == {
+        "item_id": "1",
+        "ok": True,
+        "text": "billing",
+        "finish_reason": "stop",
+        "usage": {
+            "input_tokens": 10,
+            "output_tokens": 2,
+            "total_tokens": 12,
+            "cached_input_tokens": 5,
+            "thinking_tokens": 0,
+            "effective_input_tokens": 6,
+        },
+        "attempts": 1,
+        "elapsed_seconds": 0.25,
+        "model": "m",
+    }
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    table = [line.replace("│", " ").split() for line in captured.err.splitlines()]
+    for row in (["succeeded", "3"], ["failed", "0"], ["input", "tokens", "30"], ["cached", "input", "tokens", "15"]):
+        assert row in table
+    for row in (
+        ["effective", "input", "tokens", "18"],
+        ["output", "tokens", "6"],
+        ["cache", "hit", "rate", "50.0", "%"],
+    ):
+        assert row in table
+    assert ["time", "2.5", "s"] in table
+    assert "expected label right: 2 of 3 (66.7 %)" in captured.err
+    assert (sidecar.opens[0].strategy, sidecar.opens[0].batch_id, sidecar.opens[0].max_concurrency) == ("s", "b", 4)
+    assert sidecar.frames[0].items[0].timeout.seconds == 9
+
+
+def test_run_with_failures(sidecar, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id,prompt\n1,fail\n2,fine\n ,blank\n")
+    assert main(command(sidecar, "run", path)) == 1
+    captured = capsys.readouterr()
+    failed, fine = (json.loads(line) for line in captured.out.splitlines())
+    assert failed["error"] == {"reason": "RATE_LIMITED", "message": "slow down", "retryable": True}
+    assert (failed["ok"], failed["text"]) == (False, None)
+    assert "error" not in fine
+    assert f"{path}:4: field 'id' is blank" in captured.err
+    table = [line.replace("│", " ").split() for line in captured.err.splitlines()]
+    for row in (["succeeded", "1"], ["failed", "2"], ["RATE_LIMITED", "1"], ["BAD_ROW", "1"]):
+        assert row in table
+
+
+def test_run_quietly_from_stdin(sidecar, tickets: Path, monkeypatch, capsys) -> None:
+    with tickets.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert main(["run", "-", "--target", sidecar.target, "--quiet", "--prompt-template", r"T: {text}\n"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[0])["text"] == "T: billing\n"
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.jsonl"], "cannot read none.jsonl"),
+        (["run", "FILE", "--out", "FILE"], "is the input itself"),
+        (["run", "FILE", "--out", "/none/x"], "cannot write /none/x"),
+        (["run", "FILE", "--prompt-template", "{"], "--prompt-template"),
+        (["strategies", "register", "none.toml"], "cannot read none.toml"),
+        (["strategies", "register", "FILE"], "give a .toml or .json file"),
+    ],
+)
+def test_usage_errors(sidecar, tickets: Path, capsys, arguments: list[str], message: str) -> None:
+    before = tickets.read_text()
+    assert main(command(sidecar, *(str(tickets) if part == "FILE" else part for part in arguments))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("batch-llm: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert tickets.read_text() == before
+
+
+def test_nobody_listens(tickets: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("BATCH_LLM_TARGET", f"unix:{tmp_path}/none.sock")
+    for arguments in (["run", str(tickets), "--prompt-field", "text"], ["strategies"], ["caches", "list"]):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"batch-llm: no batch-llm sidecar answers at unix:{tmp_path}/none.sock")
+        assert error.count("\n") == 1
+
+
+def test_a_refusal(sidecar, tickets: Path, capsys) -> None:
+    sidecar.refusal = (grpc.StatusCode.NOT_FOUND, "STRATEGY_NOT_FOUND", {}, None)
+    assert main(command(sidecar, "run", tickets, "--strategy", "x", "--prompt-field", "text")) == 2
+    assert capsys.readouterr().err == "batch-llm: no, because\n"
+
+
+def test_interrupt_prints_what_there_is(sidecar, tickets: Path) -> None:
+    read_end, write_end = os.pipe()  # a stdin that stays open
+    os.write(write_end, tickets.read_bytes())
+    arguments = command(sidecar, "run", "-", "--prompt-field", "text")
+    with spawn(arguments, stdin=read_end, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert json.loads(process.stdout.readline())["ok"]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=WAIT)
+    os.close(read_end)
+    os.close(write_end)
+    assert process.returncode == 130
+    assert "interrupted; so far:" in errors
+    assert ["succeeded", "3"] in [line.replace("│", " ").split() for line in errors.splitlines()]
+    assert "Traceback" not in errors
+    assert "Fatal" not in errors
+    assert sidecar.stream_ended.wait(WAIT)
+
+
+def test_a_reader_that_goes_away(sidecar, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"id": {number}, "prompt": "{"x" * 1000}"}}\n' for number in range(1000)))
+    with spawn(command(sidecar, "run", path), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(WAIT) == 141
+    assert errors == ""
+
+
+def test_strategies(sidecar, tmp_path: Path, capsys) -> None:
+    one = tmp_path / "one.json"
+    one.write_text('{"name": "solo", "provider": "p", "retry": {"max_attempts": 2}}')
+    two = tmp_path / "two.toml"
+    two.write_text('[strategies.a]\nprovider = "p"\n[strategies.b]\nprovider = "p"\ncached_content = ["x"]\n')
+    assert main(command(sidecar, "strategies", "register", one)) == 0
+    assert main(command(sidecar, "strategies", "register", two)) == 0
+    assert main(command(sidecar, "strategies", "register", two)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "solo: registered",
+        "a: registered",
+        "b: registered",
+        "a: was registered with this spec already",
+        "b: was registered with this spec already",
+    ]
+    assert main(command(sidecar, "strategies", "register", two, "--json")) == 0
+    assert [answer["registered"] for answer in json.loads(capsys.readouterr().out)] == [False, False]
+    assert main(command(sidecar, "strategies")) == 0
+    assert "solo" in capsys.readouterr().out
+    for arguments in (["strategies", "--json"], ["strategies", "list", "--json"], ["strategies", "--json", "list"]):
+        assert main(command(sidecar, *arguments)) == 0
+        assert [strategy["spec"]["name"] for strategy in json.loads(capsys.readouterr().out)] == ["solo", "a", "b"]
+    assert main(command(sidecar, "strategies", "show", "solo")) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["retry"]["max_attempts"] == 2
+    assert main(command(sidecar, "strategies", "unregister", "solo")) == 0
+    assert main(command(sidecar, "strategies", "unregister", "a", "--json")) == 0
+    assert list(sidecar.strategies) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.toml", "name = ", "x.toml: Invalid value"),
+        ("x.json", "[]", "x.json: a strategy is a table"),
+        ("x.json", '{"strategies": {"a": 1}}', "x.json: a strategy is a table"),
+        ("x.json", '{"modle": "m"}', "x.json: unknown key 'modle'; known: name"),
+    ],
+)
+def test_bad_strategy_files(sidecar, tmp_path: Path, capsys, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert main(command(sidecar, "strategies", "register", path)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_caches(sidecar, capsys) -> None:
+    assert main(command(sidecar, "caches")) == 0
+    table = capsys.readouterr().out
+    assert "triage" in table
+    assert "1,234" in table
+    assert "active" in table
+    assert main(command(sidecar, "caches", "create", "s", "--ttl", "60")) == 0
+    assert capsys.readouterr().out == "s: reused, caches/1, 1,234 tokens, until 2026-01-02 03:04:05 UTC\n"
+    assert sidecar.requests[-1].ttl.seconds == 60
+    assert main(command(sidecar, "caches", "renew", "s", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["recreated"] is True
+    assert main(command(sidecar, "caches", "delete", "s")) == 0
+    assert main(command(sidecar, "caches", "delete", "s", "--json")) == 0
+    assert capsys.readouterr().out == 's: deleted\n{\n  "deleted": true\n}\n'
+    assert main(command(sidecar, "caches", "list", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "CACHE_STATE_ACTIVE"
+
+
+def test_without_rich(sidecar, capsys, monkeypatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("rich", "batch_llm_client.cli.admin"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert main(["strategies"]) == 2
+    assert "pip install 'batch-llm-client[cli]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["strategies", "register", "--help"]])
+def test_help(capsys, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    assert "--target" in capsys.readouterr().out
+
+
+def test_version(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("batch-llm 0.")
+
+
+@pytest.mark.parametrize("arguments", [[], ["run"], ["nonsense"], ["run", "x", "--order", "sideways"]])
+def test_bad_arguments(capsys, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(" a \n", "a"), ('"a"', "a"), ('"\\u00fc"', "ü"), ("'a'", "a"), ('"a" or "b"', 'a" or "b'), ('"', '"'), ("", "")],
+)
+def test_bare_text(text: str, expected: str) -> None:
+    assert bare(text) == expected
