@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml server/pyproject.toml client_py/pyproject.toml constrai
 	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
 	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	  else echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 2; fi; fi
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt 'pip>=25.1'
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local]'
 	@touch $@

@@ -20,7 +20,7 @@ trap stop EXIT
   2>"$work/sidecar.log" &
 sidecar=$!
 
-if ! "$bin/batch-llm" --target "$target" caches create triage; then
+if ! "$bin/batch-llm" --target "$target" --wait 30 caches create triage; then
   cat "$work/sidecar.log" >&2
   exit 1
 fi

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from batchllm.v1 import batch_service_pb2 as pb
-from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
-from batchllm.v1.work_pb2 import WorkItem as WireItem
 
 from batch_llm_client import AsyncBatchClient, BatchClient, Result, WorkItem
 from batch_llm_client.errors import AbortedError, InvalidRequestError, NotFoundError
+from batchllm.v1 import batch_service_pb2 as pb
+from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
+from batchllm.v1.work_pb2 import WorkItem as WireItem
 
 from .conftest import script
 
@@ -184,7 +184,9 @@ def test_large_results_are_spread_over_frames_that_fit(simulated: str) -> None:
     with grpc.insecure_channel(simulated) as channel:
         frames = [
             pb.ProcessBatchRequest(open=pb.OpenBatch(strategy="echo")),
-            pb.ProcessBatchRequest(items=pb.WorkItems(items=[WireItem(item_id=str(n), prompt=prompt) for n in range(8)])),
+            pb.ProcessBatchRequest(
+                items=pb.WorkItems(items=[WireItem(item_id=str(n), prompt=prompt) for n in range(8)])
+            ),
         ]
         # The default limit of a gRPC client is 4 MiB: eight such results in one frame would end the stream.
         answers = list(BatchServiceStub(channel).ProcessBatch(iter(frames)))

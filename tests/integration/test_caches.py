@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from batchllm.v1 import cache_lifecycle_service_pb2 as pb
 
 from batch_llm_client import BatchClient, WorkItem
 from batch_llm_client.errors import FailedPreconditionError, InvalidRequestError, NotFoundError
+from batchllm.v1 import cache_lifecycle_service_pb2 as pb
 
 from .conftest import SIMULATED, Start
 

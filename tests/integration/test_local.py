@@ -31,7 +31,8 @@ max_output_tokens = 8
 grammar = 'root ::= " " ("billing" | "shipping" | "return" | "account")'
 [strategies.json]
 provider = "local"
-output_json_schema = '{{"type": "object", "properties": {{"n": {{"enum": [1, 2]}}}}, "required": ["n"]}}'
+output_json_schema = '''{{"type": "object", "properties": {{"n": {{"enum": [1, 2]}}}}, "required": ["n"],
+ "additionalProperties": false}}'''
 [strategies.json.generation]
 temperature = 0
 max_output_tokens = 40
@@ -105,7 +106,8 @@ def test_a_prompt_that_does_not_fit_fails_with_the_counts(local: BatchClient) ->
     result = local.process_item(WorkItem("a", "word " * 3000, strategy="free"))
     assert result.error is not None
     assert (result.error.reason, result.attempts) == ("CONTEXT_LENGTH_EXCEEDED", 1)
-    assert result.error.metadata == {"prompt_tokens": "3001", "context_tokens": "2048"}
+    assert result.error.metadata["context_tokens"] == "2048"
+    assert int(result.error.metadata["prompt_tokens"]) > 3000
 
 
 def test_an_attempt_that_takes_too_long_is_stopped_and_frees_its_slot(local: BatchClient) -> None:

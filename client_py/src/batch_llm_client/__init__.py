@@ -1,0 +1,77 @@
+"""Thin client of the batch-llm sidecar: open one stream, send work items, get results as they finish.
+
+from batch_llm_client import BatchClient, WorkItem
+
+with BatchClient() as client, client.process_batch([WorkItem("1", "Hello")], strategy="triage") as batch:
+    for result in batch:
+        print(result.item_id, result.text)
+"""
+
+from batch_llm_client._version import __version__
+from batch_llm_client.batch import Batch
+from batch_llm_client.batch_aio import AsyncBatch
+from batch_llm_client.client import BatchClient
+from batch_llm_client.client_aio import AsyncBatchClient
+from batch_llm_client.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    BatchLLMClientError,
+    CallCancelledError,
+    ClientClosedError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ServerDrainingError,
+    SidecarUnavailableError,
+    UnexpectedError,
+)
+from batch_llm_client.model import (
+    BatchOpened,
+    ItemFailure,
+    Progress,
+    Result,
+    ResultOrder,
+    Totals,
+    Usage,
+    WorkItem,
+)
+from batchllm.v1.cache_lifecycle_service_pb2 import Cache
+from batchllm.v1.strategy_service_pb2 import Strategy, StrategySpec
+
+__all__ = [
+    "AbortedError",
+    "AlreadyExistsError",
+    "AsyncBatch",
+    "AsyncBatchClient",
+    "Batch",
+    "BatchClient",
+    "BatchLLMClientError",
+    "BatchOpened",
+    "Cache",
+    "CallCancelledError",
+    "ClientClosedError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "InvalidRequestError",
+    "ItemFailure",
+    "MessageTooLargeError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Progress",
+    "ResourceExhaustedError",
+    "Result",
+    "ResultOrder",
+    "ServerDrainingError",
+    "SidecarUnavailableError",
+    "Strategy",
+    "StrategySpec",
+    "Totals",
+    "UnexpectedError",
+    "Usage",
+    "WorkItem",
+    "__version__",
+]

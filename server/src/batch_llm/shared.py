@@ -114,12 +114,17 @@ class SharedStrategy:
             Exception: what `prepare()` raised, or the cache's error.
         """
         if not self.prepared:
-            await self._prepare_once()
+            await self.prepare()
         cache = self.strategy.context_cache
         if cache is not None:
             await cache.ensure()
 
-    async def _prepare_once(self) -> None:
+    async def prepare(self) -> None:
+        """Prepare it if that has not been done.
+
+        Raises:
+            Exception: what the strategy's `prepare()` raised.
+        """
         if self._cleaning is not None and not self._cleaning.done():
             await asyncio.wait([self._cleaning])
         while not self.prepared:

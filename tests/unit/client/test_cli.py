@@ -217,7 +217,7 @@ def test_caches(sidecar, capsys) -> None:
     assert "1,234" in table
     assert "active" in table
     assert main(command(sidecar, "caches", "create", "s", "--ttl", "60")) == 0
-    assert capsys.readouterr().out == "s: reused, caches/1, 1,234 tokens, until 2026-01-02 03:04:05 UTC\n"
+    assert capsys.readouterr().out == "s: cache reused as it is: 1,234 tokens until 2026-01-02 03:04:05 UTC, caches/1\n"
     assert sidecar.requests[-1].ttl.seconds == 60
     assert main(command(sidecar, "caches", "renew", "s", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["recreated"] is True

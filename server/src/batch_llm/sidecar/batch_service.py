@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from batchllm.v1 import batch_service_pb2, batch_service_pb2_grpc
 
 from batch_llm.executor import Executor
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.shared import SharedStrategy
+from batchllm.v1 import batch_service_pb2, batch_service_pb2_grpc
 
 from . import mapping
 from .batch_stream import BatchStream

@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from batchllm.v1 import batch_service_pb2, work_pb2
 
 from batch_llm._version import __version__
 from batch_llm.executor import Executor
 from batch_llm.model import AnyResult, BatchLLMError, ErrorReason
 from batch_llm.processor import BatchSession
 from batch_llm.shared import SharedStrategy
+from batchllm.v1 import batch_service_pb2, work_pb2
 
 from . import mapping
 from .intake import Intake

@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from batchllm.v1 import cache_lifecycle_service_pb2 as pb
-from batchllm.v1 import cache_lifecycle_service_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 
 from batch_llm.caching import DEFAULT_RENEWAL_BUFFER_SECONDS, CacheRecord, CacheRegistry, ContextCache, cache_state
 from batch_llm.model import BatchLLMError, ErrorReason
+from batchllm.v1 import cache_lifecycle_service_pb2 as pb
+from batchllm.v1 import cache_lifecycle_service_pb2_grpc
 
 from . import mapping
 from .catalogue import Catalogue, Entry
@@ -42,7 +42,7 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
             record, reused = await cache.create_or_reuse(_ttl(request))
             return pb.CreateOrReuseResponse(cache=_message(request.strategy, cache, record), reused=reused)
 
-        return await self._on_cache(request.strategy, context, call)
+        return await self._on_cache(request.strategy, context, call, prepare=True)
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:
         """See cache_lifecycle_service.proto."""
@@ -51,7 +51,7 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
             record, recreated = await cache.renew(_ttl(request))
             return pb.RenewResponse(cache=_message(request.strategy, cache, record), recreated=recreated)
 
-        return await self._on_cache(request.strategy, context, call)
+        return await self._on_cache(request.strategy, context, call, prepare=True)
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
         """See cache_lifecycle_service.proto."""
@@ -90,13 +90,17 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
             ]
         )
 
-    async def _on_cache(self, strategy: str, context: Any, call: Callable[[ContextCache], Awaitable[T]]) -> T:
+    async def _on_cache(
+        self, strategy: str, context: Any, call: Callable[[ContextCache], Awaitable[T]], *, prepare: bool = False
+    ) -> T:
         """Call with the strategy's cache; its errors end the RPC."""
         try:
             entry = self._catalogue.get(strategy)
             cache = _cache(entry)
             entry.shared.lease()
             try:
+                if prepare:
+                    await entry.shared.prepare()
                 return await call(cache)
             finally:
                 await entry.shared.release()

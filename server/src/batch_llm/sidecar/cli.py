@@ -17,6 +17,11 @@ from .settings import ConfigError, Settings, load
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0 all fine, 2 configuration or usage."""
     options = _parser().parse_args(arguments)
+    if options.command == "settings":
+        from .settings_table import settings_table
+
+        print(settings_table())
+        return 0
     try:
         settings = _settings(options)
         if options.command == "check-config":
@@ -61,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Check a configuration file; each problem on a line, by file, key and reason.",
     )
     check.add_argument("config", type=Path, metavar="FILE", help="the operator's TOML file")
+    commands.add_parser(
+        "settings",
+        help="list every key of the configuration file",
+        description="List every key of the configuration file with its default and what it does, in Markdown.",
+    )
     return parser
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from batchllm.v1 import work_pb2
-
 from batch_llm.executor import Rejection, Work
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.shared import SharedStrategy
+from batchllm.v1 import work_pb2
 
 from .item_index import ItemIndex, Seen
 from .mapping import seconds

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchllm.v1 import batch_service_pb2, cache_lifecycle_service_pb2, errors_pb2, strategy_service_pb2, work_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from batch_llm.caching import CacheRecord, CacheState
 from batch_llm.model import AnyResult, BatchTotals, ErrorReason, effective_input_tokens
 from batch_llm.processor import BatchSession
+from batchllm.v1 import batch_service_pb2, cache_lifecycle_service_pb2, errors_pb2, strategy_service_pb2, work_pb2
 
 from .catalogue import Entry
 

@@ -11,6 +11,11 @@ import stat
 from pathlib import Path
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from batch_llm.caching import CacheRegistry
+from batch_llm.executor import Executor
 from batchllm.v1 import (
     batch_service_pb2,
     batch_service_pb2_grpc,
@@ -19,11 +24,6 @@ from batchllm.v1 import (
     strategy_service_pb2,
     strategy_service_pb2_grpc,
 )
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
-from batch_llm.caching import CacheRegistry
-from batch_llm.executor import Executor
 
 from .batch_service import BatchServicer
 from .cache_service import CacheServicer

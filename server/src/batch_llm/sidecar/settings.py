@@ -305,7 +305,7 @@ def explain(error: ValidationError, where: str = "") -> str:
         key = ".".join(location)
         reason = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            reason = "unknown key; check its spelling against the README's table of settings"
+            reason = "unknown key; `batch-llm-sidecar settings` lists the known ones"
         elif problem["type"] != "missing" and isinstance(problem["input"], str | int | float | bool):
             reason += f" (got {problem['input']!r})"
         lines.append(": ".join(part for part in (where, key, reason) if part))

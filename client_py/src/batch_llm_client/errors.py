@@ -1,0 +1,194 @@
+"""The client's exceptions, and the one place where gRPC's errors become them.
+
+    BatchLLMClientError
+    ├── SidecarUnavailableError      nobody answers at the target
+    │   └── ServerDrainingError      the sidecar is shutting down; see `retry_after`
+    ├── InvalidRequestError
+    ├── NotFoundError
+    ├── AlreadyExistsError
+    ├── PermissionDeniedError
+    ├── FailedPreconditionError
+    ├── AbortedError                 e.g. the batch id is open on another stream
+    ├── DeadlineExceededError
+    ├── ResourceExhaustedError
+    │   └── MessageTooLargeError     refused before it was sent
+    ├── CallCancelledError           by `cancel()`, by closing the client, or by the server
+    ├── ClientClosedError            the client was closed before the call
+    └── UnexpectedError              anything else: a bug, or no sidecar behind the target
+
+Branch on `reason` (a name of `batchllm.v1.ErrorReason` without its prefix), never on message text.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+import grpc
+
+from batch_llm_client._status import DETAILS_KEY, StatusDetails, parse_details
+
+
+class BatchLLMClientError(Exception):
+    """Something went wrong with a call or a stream.
+
+    Attributes:
+        message: for people.
+        code: the gRPC status code's name, e.g. `NOT_FOUND`.
+        reason: the sidecar's reason, e.g. `STRATEGY_NOT_FOUND`; None when it gave none.
+        metadata: facts behind the reason; empty when there are none.
+        retry_after: seconds to wait before trying again, as the sidecar asks; None when it does not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "UNKNOWN",
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+
+
+class SidecarUnavailableError(BatchLLMClientError):
+    """Nobody answers at the target, or the connection broke."""
+
+
+class ServerDrainingError(SidecarUnavailableError):
+    """The sidecar is shutting down; try again after `retry_after` seconds."""
+
+
+class InvalidRequestError(BatchLLMClientError):
+    """A field of the request is out of its range; `metadata["field"]` names it."""
+
+
+class NotFoundError(BatchLLMClientError):
+    """There is no such strategy or cache."""
+
+
+class AlreadyExistsError(BatchLLMClientError):
+    """A strategy of that name exists with another spec; `metadata["differs"]` says where."""
+
+
+class PermissionDeniedError(BatchLLMClientError):
+    """The operator does not allow it."""
+
+
+class FailedPreconditionError(BatchLLMClientError):
+    """It cannot be done as things are, e.g. unregistering a strategy in use."""
+
+
+class AbortedError(BatchLLMClientError):
+    """Somebody else is at it, e.g. the batch id is open on another stream."""
+
+
+class DeadlineExceededError(BatchLLMClientError):
+    """The call's `timeout` ran out."""
+
+
+class ResourceExhaustedError(BatchLLMClientError):
+    """The sidecar refuses for size or load."""
+
+
+class MessageTooLargeError(ResourceExhaustedError):
+    """An item alone exceeds the message limit and was not sent.
+
+    Attributes:
+        item_id: the item.
+        size: its size in bytes.
+        limit: the limit in bytes: the client's `max_message_bytes` or the server's, whichever is smaller.
+    """
+
+    def __init__(self, item_id: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"item {item_id!r} has {size:,} bytes, more than the limit of {limit:,} bytes for a message: "
+            "shorten its prompt or context, or raise max_message_bytes on both sides",
+            code="RESOURCE_EXHAUSTED",
+        )
+        self.item_id = item_id
+        self.size = size
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type["MessageTooLargeError"], tuple[str, int, int]]:
+        return type(self), (self.item_id, self.size, self.limit)
+
+
+class CallCancelledError(BatchLLMClientError):
+    """The call or stream was cancelled."""
+
+
+class ClientClosedError(BatchLLMClientError):
+    """The client was closed before the call."""
+
+
+class UnexpectedError(BatchLLMClientError):
+    """What should not happen: a bug in the sidecar, or something else behind the target."""
+
+
+# A reason, where it has a class of its own, goes before the code.
+_ERRORS: Final[Mapping[str, type[BatchLLMClientError]]] = {
+    "SERVER_DRAINING": ServerDrainingError,
+    "UNAVAILABLE": SidecarUnavailableError,
+    "INVALID_ARGUMENT": InvalidRequestError,
+    "OUT_OF_RANGE": InvalidRequestError,
+    "NOT_FOUND": NotFoundError,
+    "ALREADY_EXISTS": AlreadyExistsError,
+    "PERMISSION_DENIED": PermissionDeniedError,
+    "UNAUTHENTICATED": PermissionDeniedError,
+    "FAILED_PRECONDITION": FailedPreconditionError,
+    "ABORTED": AbortedError,
+    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "RESOURCE_EXHAUSTED": ResourceExhaustedError,
+    "CANCELLED": CallCancelledError,
+}
+
+# Where gRPC itself speaks, not the sidecar, its words lack the way out.
+_PLAIN_WORDS: Final[Mapping[str, Callable[[str, str], str]]] = {
+    "UNAVAILABLE": lambda target, details: (
+        f"no batch-llm sidecar answers at {target} ({details}): "
+        "start one with `batch-llm-sidecar serve`, or give the target of the one that runs"
+    ),
+    "DEADLINE_EXCEEDED": lambda target, _: f"{target} did not finish within the timeout: allow more seconds",
+    "UNIMPLEMENTED": lambda target, _: f"{target} does not know this call: it is no batch-llm sidecar, or an older one",
+}
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> BatchLLMClientError:
+    """Turn an error of grpc or grpc.aio into one of this module's; `target` is what the client talks to."""
+    status = cast(grpc.Call, error)  # what is raised always is one as well; the stubs do not say so
+    details = _details_of(status.trailing_metadata())
+    code, message = status.code().name, status.details() or "no details given"
+    if details.reason is None and code in _PLAIN_WORDS:
+        message = _PLAIN_WORDS[code](target, message)
+    error_class = _ERRORS.get(details.reason or "") or _ERRORS.get(code, UnexpectedError)
+    return error_class(
+        message, code=code, reason=details.reason, metadata=details.metadata, retry_after=details.retry_after
+    )
+
+
+def unavailable(target: str, timeout: float) -> SidecarUnavailableError:
+    """Say that nobody answered at `target` for `timeout` seconds."""
+    words = _PLAIN_WORDS["UNAVAILABLE"](target, f"waited {timeout:g} s")
+    return SidecarUnavailableError(words, code="UNAVAILABLE")
+
+
+def cancelled(target: str) -> CallCancelledError:
+    """Say that a call to `target` was cancelled on this side."""
+    return CallCancelledError(f"the call to {target} was cancelled", code="CANCELLED")
+
+
+def closed(target: str) -> ClientClosedError:
+    """Say that the client of `target` is closed."""
+    return ClientClosedError(f"the client of {target} is closed: make a new one", code="CANCELLED")
+
+
+def _details_of(trailing_metadata: Any) -> StatusDetails:
+    for key, value in trailing_metadata or ():
+        if key == DETAILS_KEY:
+            return parse_details(value)
+    return StatusDetails()
