@@ -8,6 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# The protocol must stay compatible with the last release.
+LAST_TAG := $(shell git describe --tags --abbrev=0 2>/dev/null)
+comma := ,
+
 PROTOS := $(sort $(wildcard proto/batchllm/v1/*.proto))
 GENERATED := client_py/src
 
@@ -44,6 +48,19 @@ run: $(STAMP) ## Label the example's tickets with a real model through a sidecar
 test: $(STAMP) ## Run the whole test-suite
 	$(BIN)/pytest
 
+.PHONY: test-client-range
+test-client-range: $(STAMP) ## Test the client with the oldest and the newest libraries that it declares
+	$(call test_client_with,oldest,grpcio==1.73.1 grpcio-status==1.73.1 grpcio-testing==1.73.1 protobuf==6.31.1 rich==13.0.0)
+	$(call test_client_with,newest,grpcio==1.85.1 grpcio-status==1.85.1 grpcio-testing==1.85.0 protobuf==7.36.2 rich==15.0.0)
+
+# $(1): name of the environment, $(2): versions
+define test_client_with
+	$(PYTHON) -m venv .run/client-$(1)
+	.run/client-$(1)/bin/pip install -q --disable-pip-version-check --upgrade $(patsubst %,'%',$(2)) \
+	  'pytest>=9,<10' 'pytest-asyncio>=1.3,<2' 'pytest-timeout>=2.4,<3' ./client_py
+	.run/client-$(1)/bin/python -m pytest -q tests/unit/client
+endef
+
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, layers and the protocol
 	$(BIN)/ruff check .
@@ -51,6 +68,7 @@ lint: $(STAMP) ## Check style, types, layers and the protocol
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
+	$(if $(LAST_TAG),cd proto && ../$(BIN)/buf breaking --against '../.git#tag=$(LAST_TAG)$(comma)subdir=proto')
 
 .PHONY: format
 format: $(STAMP) ## Put the code into shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -50,12 +49,9 @@ def test_without_a_file_it_offers_what_works_on_tcp(start: Start, tmp_path: Path
 
 
 def test_the_health_address_serves_health_alone(start: Start) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {"BATCH_LLM_SERVER__HEALTH_LISTEN": address}
+    environment = {"BATCH_LLM_SERVER__HEALTH_LISTEN": "127.0.0.1:0"}
     sidecar = start("--listen", "127.0.0.1:0", config=SIMULATED, environment=environment)
-    sidecar.wait_for("serving on")
+    address = sidecar.wait_for(r"health alone on (\S+)")[1]
     assert health(address) == SERVING
     with BatchClient(address) as client, pytest.raises(UnexpectedError) as failure:
         client.list_strategies()

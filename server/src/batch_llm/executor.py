@@ -114,16 +114,16 @@ class Executor:
             return _rejected(work)
         run = _Run()
         policy = shared.policy or self._policy
-        try:
-            if work.deadline is None:
-                await self._attempts(work, shared, policy, run)
-            else:
-                async with asyncio.timeout_at(work.deadline) as limit:
+        if work.deadline is None:
+            await self._attempts(work, shared, policy, run)
+        elif asyncio.get_running_loop().time() >= work.deadline:
+            _run_out(run, TimeoutError())
+        else:
+            try:
+                async with asyncio.timeout_at(work.deadline):
                     await self._attempts(work, shared, policy, run)
-        except TimeoutError as error:
-            run.success = False
-            run.error = error
-            run.classified = _deadline_info() if limit.expired() else self._classifier.classify(error)
+            except TimeoutError as error:
+                _run_out(run, error)
         return _result(work, shared, run)
 
     async def _attempts(self, work: Work, shared: SharedStrategy, policy: ExecutionPolicy, run: _Run) -> None:
@@ -146,9 +146,7 @@ class Executor:
                 return
 
     async def _attempt(self, work: Work, shared: SharedStrategy, policy: ExecutionPolicy, run: _Run) -> tuple[Any, Any]:
-        for limiter in shared.limiters:
-            if not limiter.try_acquire():
-                await limiter.acquire()
+        await _admit(shared)
         try:
             run.attempts += 1
             output, usage, metadata = await self._call(work, shared, policy.attempt_timeout, run)
@@ -186,6 +184,20 @@ class Executor:
             await self._sleep(wait)
 
 
+async def _admit(shared: SharedStrategy) -> None:
+    """Take a place at each of the strategy's limiters, or none."""
+    taken = 0
+    try:
+        for limiter in shared.limiters:
+            if not limiter.try_acquire():
+                await limiter.acquire()
+            taken += 1
+    except BaseException:
+        for limiter in shared.limiters[:taken]:
+            limiter.release()
+        raise
+
+
 async def _tell(shared: SharedStrategy, error: Exception, run: _Run) -> None:
     """Let the strategy see its failed attempt; its own errors must not reach the item."""
     if run.attempts == 0:
@@ -196,14 +208,20 @@ async def _tell(shared: SharedStrategy, error: Exception, run: _Run) -> None:
         logger.exception("on_error of strategy %r failed", shared.name)
 
 
-def _deadline_info() -> ErrorInfo:
-    return ErrorInfo(
-        is_retryable=True,
-        is_rate_limit=False,
-        is_timeout=True,
-        error_category="item_deadline_exceeded",
-        reason=ErrorReason.ITEM_DEADLINE_EXCEEDED,
-    )
+def _run_out(run: _Run, error: TimeoutError) -> None:
+    """Note that the item's own time limit ended it."""
+    run.success = False
+    run.error = error
+    run.classified = _OUT_OF_TIME
+
+
+_OUT_OF_TIME = ErrorInfo(
+    is_retryable=True,
+    is_rate_limit=False,
+    is_timeout=True,
+    error_category="item_deadline_exceeded",
+    reason=ErrorReason.ITEM_DEADLINE_EXCEEDED,
+)
 
 
 def _result(work: Work, shared: SharedStrategy, run: _Run) -> AnyResult:

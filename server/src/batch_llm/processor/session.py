@@ -95,6 +95,10 @@ class BatchSession:
             work.index = self._submitted
             work.accepted_at = now
             self._submitted += 1
+            if self._cut_short is not None:
+                self._started_not_taken += 1
+                self._deliver(failure(work, ErrorReason.CANCELLED, self._cut_short, retryable=True))
+                continue
             self.waiting += 1
             self._waiting_bytes += _size(work)
             lane = self._lane(work.shared)

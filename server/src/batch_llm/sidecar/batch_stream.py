@@ -93,7 +93,8 @@ class BatchStream:
                 self._reader = group.create_task(self._read(index))
                 progress = group.create_task(self._report_progress())
                 await self._write_results()
-                progress.cancel()
+                async with self._writing:  # so that no half-written frame is cancelled
+                    progress.cancel()
             if not self._half_closed:
                 raise draining()
             elapsed = self._loop.time() - self._opened_at
@@ -160,6 +161,8 @@ class BatchStream:
     async def _report_progress(self) -> None:
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
+            if not (self._session.in_flight or self._session.waiting):
+                continue
             elapsed = self._loop.time() - self._opened_at
             await self._write(_Response(progress=mapping.progress_message(self._session, elapsed)))
 

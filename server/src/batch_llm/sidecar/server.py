@@ -40,6 +40,9 @@ SERVICES = (
     cache_lifecycle_service_pb2.DESCRIPTOR.services_by_name["CacheLifecycleService"].full_name,
 )
 _STOP_GRACE_SECONDS = 2.0
+_CLEANUP_SECONDS = 10.0
+_SOCKET_PATH_BYTES = 107  # sockaddr_un on Linux
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
 class Sidecar:
@@ -66,6 +69,7 @@ class Sidecar:
         self._sockets: list[Path] = []
         self._servers: list[grpc.aio.Server] = []
         self.addresses: list[str] = []
+        self.health_address: str | None = None
 
     async def start(self) -> None:
         """Listen and serve.
@@ -81,11 +85,11 @@ class Sidecar:
         )
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self.addresses = [self._bind(server, address, "server.listen") for address in self._settings.server.listen]
+        await server.start()
         if self._settings.server.health_listen is not None:
             probe = self._server()
-            self._bind(probe, self._settings.server.health_listen, "server.health_listen")
+            self.health_address = self._bind(probe, self._settings.server.health_listen, "server.health_listen")
             await probe.start()
-        await server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self) -> None:
@@ -93,14 +97,21 @@ class Sidecar:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._batches.drain(self._settings.server.drain_timeout_seconds)
         await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
-        await self._catalogue.close()
+        try:
+            async with asyncio.timeout(_CLEANUP_SECONDS):
+                await self._catalogue.close()
+        except TimeoutError:
+            logger.warning("strategies were not cleaned up within %g s", _CLEANUP_SECONDS)
         self._registry.close()
         self.remove_sockets()
 
     def remove_sockets(self) -> None:
         """Take Unix sockets off the file system."""
         for path in self._sockets:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("the socket %s stays: %s", path, error.strerror)
 
     def _server(self) -> grpc.aio.Server:
         limit = self._settings.server.max_message_bytes
@@ -134,6 +145,8 @@ class Sidecar:
             path.chmod(0o660)
             self._sockets.append(path)
             return address
+        if key == "server.listen" and not address.startswith(_LOOPBACK):
+            logger.warning("%s is no loopback address: whoever reaches it can use this sidecar", address)
         return f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -153,7 +166,8 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     await sidecar.start()
-    logger.info("serving on %s", ", ".join(sidecar.addresses))
+    health_note = f"; health alone on {sidecar.health_address}" if sidecar.health_address else ""
+    logger.info("serving on %s%s", ", ".join(sidecar.addresses), health_note)
     await stop.wait()
     await sidecar.drain()
     logger.info("stopped")
@@ -184,6 +198,8 @@ def _free_socket(path: Path, key: str) -> None:
 
     gRPC itself would take the path away from a sidecar that is using it.
     """
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        raise ConfigError(f"{key}: unix:{path}: is longer than {_SOCKET_PATH_BYTES} bytes; choose a shorter path")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

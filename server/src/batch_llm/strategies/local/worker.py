@@ -16,6 +16,9 @@ import sys
 def main() -> None:
     """Load, say so, wait for the end."""
     wanted = json.loads(sys.stdin.readline())
+    # What the library prints must not be taken for an answer.
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     try:
         import xllamacpp
 
