@@ -21,7 +21,7 @@ from batch_llm.model import (
     WorkItemResult,
     add_usage,
 )
-from batch_llm.shared import SharedStrategy
+from batch_llm.shared import SharedStrategy, contained
 
 logger = logging.getLogger("batch_llm")
 
@@ -164,7 +164,7 @@ class Executor:
     async def _call(self, work: Work, shared: SharedStrategy, timeout: float, run: _Run) -> tuple[Any, TokenUsage, Any]:
         try:
             async with asyncio.timeout(timeout) as limit:
-                return await shared.execute(work.prompt, run.attempts, timeout, run.state)
+                return await contained(shared.execute(work.prompt, run.attempts, timeout, run.state))
         except TimeoutError as error:
             if limit.expired():
                 raise FrameworkTimeoutError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from batch_llm.model import (
     BatchLLMError,
@@ -21,6 +21,7 @@ from batch_llm.strategies import Limiter, LLMCallStrategy
 logger = logging.getLogger("batch_llm")
 
 AnyStrategy = LLMCallStrategy[Any]
+T = TypeVar("T")
 
 DEFAULT_PREPARE_TIMEOUT_SECONDS = 600.0
 _FIRST_BACKOFF_SECONDS = 1.0
@@ -69,8 +70,12 @@ class SharedStrategy:
         self._failure: Exception | None = None
         self._failures = 0
         self._retry_at = 0.0
-        self._takes_state = _takes(strategy.execute, 4)
-        self._on_error_takes_state = _takes(strategy.on_error, 3)
+        self._execute = _with_state(strategy.execute, 3)
+        self._on_error = _with_state(strategy.on_error, 2)
+
+    def __deepcopy__(self, memo: object) -> SharedStrategy:
+        # Reached through a strategy that is copied: the copy finds that this is not its own, see `shared_for`.
+        return self
 
     # -- users -------------------------------------------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class SharedStrategy:
     async def _prepare(self) -> None:
         try:
             async with asyncio.timeout(self._prepare_timeout) as limit:
-                await self.strategy.prepare()
+                await contained(self.strategy.prepare())
         except Exception as error:
             self._failures += 1
             self._failure = _as_prepare_error(error)
@@ -159,7 +164,7 @@ class SharedStrategy:
     async def _back_off(self) -> None:
         while self._failure is not None and (wait := self._retry_at - self._now()) > 0:
             if not getattr(self._failure, "retryable", False):
-                raise self._failure
+                raise self._failure.with_traceback(None)  # raised many times, it would grow with each
             await asyncio.sleep(wait)
 
     def _now(self) -> float:
@@ -171,18 +176,12 @@ class SharedStrategy:
         self, prompt: str, attempt: int, timeout: float, state: dict[str, Any]
     ) -> tuple[Any, TokenUsage, Mapping[str, Any]]:
         """One call of the strategy, its answer in the long form."""
-        if self._takes_state:
-            reply = await self.strategy.execute(prompt, attempt, timeout, state)
-        else:
-            reply = await self.strategy.execute(prompt, attempt, timeout)
+        reply = await self._execute(prompt, attempt, timeout, state)
         return reply if len(reply) == 3 else (reply[0], reply[1], _NO_METADATA)
 
     async def on_error(self, error: Exception, attempt: int, state: dict[str, Any]) -> None:
         """Show the strategy a failed attempt."""
-        if self._on_error_takes_state:
-            await self.strategy.on_error(error, attempt, state)
-        else:
-            await self.strategy.on_error(error, attempt)
+        await self._on_error(error, attempt, state)
 
 
 def _as_prepare_error(error: Exception) -> Exception:
@@ -203,11 +202,32 @@ def _see(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _takes(method: Callable[..., Any], arguments: int) -> bool:
-    """Whether a method takes so many positional arguments; a strategy may leave the last, `state`, out."""
-    kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()]
+async def contained(call: Coroutine[Any, Any, T]) -> T:
+    """Await a strategy's own code: a cancellation that comes from within it is its failure, not the caller's end.
+
+    Raises:
+        ProviderError: the strategy was cancelled from within.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ProviderError("the strategy's call was cancelled from within") from error
+
+
+def _with_state(method: Callable[..., Any], arguments: int) -> Callable[..., Any]:
+    """The method as one that takes `state` after so many arguments; a strategy may leave it out or name it only."""
+    parameters = inspect.signature(method).parameters
+    state = parameters.get("state")
+    if state is not None and state.kind is state.KEYWORD_ONLY:
+        return lambda *given: method(*given[:arguments], state=given[arguments])
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(kind in positional for kind in kinds) >= arguments or inspect.Parameter.VAR_POSITIONAL in kinds
+    kinds = [parameter.kind for parameter in parameters.values()]
+    if sum(kind in positional for kind in kinds) > arguments or inspect.Parameter.VAR_POSITIONAL in kinds:
+        return method
+    return lambda *given: method(*given[:arguments])
 
 
 _ATTRIBUTE = "_batch_llm_shared"

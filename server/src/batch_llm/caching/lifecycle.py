@@ -131,6 +131,7 @@ class ContextCache:
         self._clock = clock
         self._running: set[asyncio.Task[object]] = set()
         self._renewing = False
+        self._last_seen: CacheRecord | None = None
 
     @property
     def record(self) -> CacheRecord | None:
@@ -154,6 +155,10 @@ class ContextCache:
             BatchLLMError: CACHE_EXPIRED, if it has expired and `auto_renew` is off.
         """
         record = self.record
+        if record is None and not self.policy.auto_renew:
+            # An expired cache may have been cleared away meanwhile; it has expired all the same.
+            record = self._last_seen
+        self._last_seen = record
         remaining = record.expire_time - self._clock() if record is not None else 0.0
         if remaining > 0:
             if remaining < self.policy.renewal_buffer_seconds and self.policy.auto_renew and not self._renewing:
@@ -172,6 +177,7 @@ class ContextCache:
 
         async def operation() -> tuple[CacheRecord, bool]:
             record = self._registry.reload(self._provider, self.fingerprint)
+            self._last_seen = record
             if record is not None and self._clock() < record.expire_time and await self._backend.holds_cache(record):
                 logger.info("Reusing existing context cache %s of strategy %r", record.name, self._strategy)
                 return record, True
@@ -179,8 +185,14 @@ class ContextCache:
 
         return await self._exclusively(operation)
 
-    async def renew(self, ttl_seconds: float | None = None) -> tuple[CacheRecord, bool]:
+    async def renew(
+        self, ttl_seconds: float | None = None, *, only_within_buffer: bool = False
+    ) -> tuple[CacheRecord, bool]:
         """Move the expiry to the TTL from now; an expired cache is created anew. Second: whether it was.
+
+        Args:
+            ttl_seconds: life from now; None: the policy's.
+            only_within_buffer: leave a cache alone that somebody else has renewed meanwhile.
 
         Raises:
             BatchLLMError: CACHE_NOT_FOUND, if there is none.
@@ -193,7 +205,10 @@ class ContextCache:
                     f"strategy {self._strategy!r} has no context cache to renew; call CreateOrReuse",
                     reason=ErrorReason.CACHE_NOT_FOUND,
                 )
-            if self._clock() >= record.expire_time or not await self._backend.holds_cache(record):
+            remaining = record.expire_time - self._clock()
+            if only_within_buffer and remaining >= self.policy.renewal_buffer_seconds:
+                return record, False
+            if remaining <= 0 or not await self._backend.holds_cache(record):
                 return await self._create(ttl_seconds), True
             expire_time = await self._backend.renew_cache(record, ttl_seconds or self.policy.ttl_seconds)
             renewed = replace(record, expire_time=expire_time)
@@ -212,6 +227,7 @@ class ContextCache:
                 return False
             await self._backend.drop_cache(record)
             self._registry.remove(self._provider, self.fingerprint)
+            self._last_seen = None
             logger.info("Deleted context cache %s of strategy %r", record.name, self._strategy)
             return True
 
@@ -236,6 +252,7 @@ class ContextCache:
             total_token_count=created.total_token_count,
         )
         self._registry.put(record)
+        self._last_seen = record
         logger.info(
             "Created context cache %s of strategy %r: %d tokens", record.name, self._strategy, record.total_token_count
         )
@@ -245,8 +262,14 @@ class ContextCache:
         """Give back what this provider's expired caches hold, e.g. files."""
         now = self._clock()
         for record in self._registry.list():
-            if record.provider == self._provider and record.expire_time <= now:
+            if record.provider != self._provider or record.expire_time > now:
+                continue
+            try:
                 await self._backend.drop_cache(record)
+            except Exception:
+                # It stays on record, so the next creation tries again.
+                logger.warning("could not clear away the expired context cache %s", record.name, exc_info=True)
+            else:
                 self._registry.remove(record.provider, record.fingerprint)
 
     def _renew_in_background(self) -> None:
@@ -254,7 +277,7 @@ class ContextCache:
 
         async def renew() -> None:
             try:
-                await self.renew()
+                await self.renew(only_within_buffer=True)
             except Exception:
                 # The cache is still good; the next item within the buffer tries again.
                 logger.warning("could not renew the context cache of strategy %r", self._strategy, exc_info=True)

@@ -94,7 +94,7 @@ class CacheRegistry:
 
     def list(self) -> list[CacheRecord]:
         """All records by strategy, then by fingerprint."""
-        rows = self._db.execute("SELECT * FROM caches ORDER BY strategy, fingerprint").fetchall()
+        rows = self._db.execute("SELECT * FROM caches ORDER BY strategy, fingerprint, provider").fetchall()
         return [CacheRecord(*row) for row in rows]
 
     def lock(self, provider: str, fingerprint: str) -> asyncio.Lock:

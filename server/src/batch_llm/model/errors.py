@@ -249,9 +249,15 @@ def _is_pydantic_validation_error(exception: BaseException) -> bool:
 
 
 def _status_of(exception: BaseException) -> int | None:
-    """The HTTP status on an SDK's exception: `status_code` (openai, httpx) or `code` (google-genai)."""
-    for name in ("status_code", "code", "status"):
-        value = getattr(exception, name, None)
+    """The HTTP status on an SDK's exception: `status_code` (openai), `code` (google-genai), its response's (httpx)."""
+    response = getattr(exception, "response", None)
+    for holder, name in (
+        (exception, "status_code"),
+        (exception, "code"),
+        (exception, "status"),
+        (response, "status_code"),
+    ):
+        value = getattr(holder, name, None)
         if isinstance(value, int) and 400 <= value < 600:
             return value
     return None

@@ -66,6 +66,7 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         )
         self._pending: list[Work] = []
         self._leased: set[SharedStrategy] = set()
+        self._sessions: set[BatchSession] = set()
 
     async def add_work(self, item: LLMWorkItem[TOutput, TContext]) -> None:
         """Queue an item for the next `process_all` or `process_stream`.
@@ -90,6 +91,7 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         for work in works:
             self._lease(work.shared)
         session = BatchSession(self._executor, max_concurrency=self._config.max_workers)
+        self._sessions.add(session)
         feeder = asyncio.create_task(_feed(session, works), name="batch-llm-feed")
         try:
             while taken := await session.take(_TAKE_AT_ONCE):
@@ -99,13 +101,17 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
             feeder.cancel()
             await asyncio.wait([feeder])
             await session.abort()
+            self._sessions.discard(session)
 
     async def cleanup(self) -> None:
-        """Let go of the strategies; those that nobody else uses are cleaned up. Caches stay.
+        """Cancel what is under way, let go of the strategies and clean up those that nobody else uses. Caches stay.
 
         Raises:
             ExceptionGroup: strategies' own cleanups that failed.
         """
+        # A loop over `process_stream` that was left early may not have ended its batch yet.
+        for session in self._sessions:
+            await session.abort()
         leased, self._leased = self._leased, set()
         outcomes = await asyncio.gather(*(shared.release() for shared in leased), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]

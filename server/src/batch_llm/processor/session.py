@@ -68,9 +68,11 @@ class BatchSession:
         self._outbox_items = outbox_items
         self._lanes: dict[SharedStrategy | None, _Lane] = {}
         self._runnable: deque[_Lane] = deque()
+        self._parked: deque[_Lane] = deque()  # until results are taken
         self._waiting_bytes = 0
         self._submitted = 0
         self._started_not_taken = 0
+        self._taken = 0
         self._sequence = 0
         self._ready: deque[AnyResult] = deque()
         self._held_back: dict[int, AnyResult] = {}
@@ -135,6 +137,9 @@ class BatchSession:
         else:
             taken = [ready.popleft() for _ in range(max_items)]
         self._started_not_taken -= len(taken)
+        self._taken += len(taken)
+        self._runnable.extend(self._parked)
+        self._parked.clear()
         self._start_worker()
         return taken
 
@@ -154,6 +159,7 @@ class BatchSession:
         """End every item that has not ended, under way or waiting, with a result that says CANCELLED."""
         self._cut_short = message
         self._runnable.clear()
+        self._parked.clear()
         for lane in self._lanes.values():
             lane.queued = False
             while lane.queue:
@@ -180,13 +186,8 @@ class BatchSession:
             self._runnable.append(lane)
 
     def _start_worker(self) -> None:
-        """Start one more worker if there is work for it. Each worker starts the next, so none is started in vain."""
-        if (
-            self._runnable
-            and not self._starting
-            and len(self._workers) < self._max_concurrency
-            and self._started_not_taken < self._outbox_items
-        ):
+        """Start one more worker if there is work for it. Each worker starts the next, so few are started in vain."""
+        if self._runnable and not self._starting and len(self._workers) < self._max_concurrency:
             self._starting = True
             worker = self._loop.create_task(self._work())
             self._workers.add(worker)
@@ -195,8 +196,7 @@ class BatchSession:
     async def _work(self) -> None:
         self._starting = False
         done = 0
-        while self._runnable and self._started_not_taken < self._outbox_items:
-            lane = self._runnable.popleft()
+        while (lane := self._next_lane()) is not None:
             lane.queued = False
             work = lane.queue.popleft()
             lane.active += 1
@@ -215,6 +215,22 @@ class BatchSession:
             done += 1
             if done % _ITEMS_BEFORE_YIELD == 0:
                 await asyncio.sleep(0)
+
+    def _next_lane(self) -> _Lane | None:
+        """The next lane whose first item may be started; lanes before it are parked until results are taken."""
+        while self._runnable:
+            lane = self._runnable.popleft()
+            if self._has_room(lane.queue[0]):
+                return lane
+            self._parked.append(lane)
+        return None
+
+    def _has_room(self, work: Work) -> bool:
+        """Whether the outbox has room for the item's result."""
+        if self._ordered:
+            # By place, not by number: the next one in line must never wait behind results that wait for it.
+            return work.index < self._taken + self._outbox_items
+        return self._started_not_taken < self._outbox_items
 
     async def _run(self, work: Work) -> AnyResult:
         try:
@@ -263,4 +279,6 @@ class BatchSession:
 
 def _size(work: Work) -> int:
     context = work.context
-    return len(work.prompt) + (len(context) if isinstance(context, bytes) else 0)
+    prompt = work.prompt
+    size = len(prompt) if prompt.isascii() else len(prompt.encode())
+    return size + len(context) if isinstance(context, bytes) else size

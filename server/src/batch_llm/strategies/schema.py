@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batch_llm.model import OutputValidationError
@@ -23,6 +23,9 @@ class OutputSchema:
         # Imported here: it takes a tenth of a second that a sidecar without schemas need not spend.
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
 
         try:
             self.schema = json.loads(schema) if isinstance(schema, str) else dict(schema)
@@ -33,7 +36,16 @@ class OutputSchema:
         except SchemaError as error:
             where = "/".join(str(part) for part in error.absolute_path) or "its root"
             raise ValueError(f"output_json_schema is no valid JSON Schema: at {where}: {error.message}") from None
-        self._validator = Draft202012Validator(self.schema)
+        # A registry of its own: jsonschema would fetch what a reference names.
+        resolver = Registry().with_resource("", DRAFT202012.create_resource(self.schema)).resolver()
+        for reference in _references(self.schema):
+            try:
+                resolver.lookup(reference)
+            except Unresolvable:
+                raise ValueError(
+                    f"output_json_schema is no valid JSON Schema: $ref {reference!r} names nothing in it"
+                ) from None
+        self._validator = Draft202012Validator(self.schema, registry=Registry())
 
     def check(self, output: Any) -> None:
         """Check an output.
@@ -43,7 +55,7 @@ class OutputSchema:
         """
         text = output if isinstance(output, str) else json.dumps(output)
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_refuse)
         except ValueError as error:
             raise OutputValidationError([f"not JSON: {error}"], text) from None
         errors = [
@@ -52,3 +64,19 @@ class OutputSchema:
         ]
         if errors:
             raise OutputValidationError(errors, text)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """All that the schema refers to."""
+    if isinstance(schema, Mapping):
+        if isinstance(reference := schema.get("$ref"), str):
+            yield reference
+        for part in schema.values():
+            yield from _references(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _references(part)

@@ -19,6 +19,8 @@ from .limiter import Limiter
 
 MODEL = "simulated"
 _ECHO_CHARACTERS = 60
+_MOST_TOKENS = 10**12
+_LONGEST_SECONDS = 7 * 86_400
 
 
 class _Strict(BaseModel):
@@ -28,10 +30,10 @@ class _Strict(BaseModel):
 class SimulatedUsage(_Strict):
     """Tokens to report. What is not given is estimated from lengths, four characters to a token."""
 
-    input_tokens: int | None = Field(None, ge=0)
-    output_tokens: int | None = Field(None, ge=0)
-    cached_input_tokens: int | None = Field(None, ge=0)
-    thinking_tokens: int = Field(0, ge=0)
+    input_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
+    output_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
+    cached_input_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
+    thinking_tokens: int = Field(0, ge=0, le=_MOST_TOKENS)
 
 
 class SimulatedError(SimulatedUsage):
@@ -42,15 +44,15 @@ class SimulatedError(SimulatedUsage):
         None, description="instead of a status: the client's time-out, a lost connection, or a bug in a strategy"
     )
     message: str = "simulated error"
-    retry_after_seconds: float | None = Field(None, ge=0)
-    latency_ms: float = Field(0, ge=0)
+    retry_after_seconds: float | None = Field(None, ge=0, le=_LONGEST_SECONDS)
+    latency_ms: float = Field(0, ge=0, le=_LONGEST_SECONDS * 1000)
 
 
 class SimulatedScript(SimulatedUsage):
     """What a prompt `{"simulate": {...}}` may say."""
 
     reply: str | None = Field(None, description="the output; absent: a short echo")
-    latency_ms: float = Field(0, ge=0, description="how long the call takes")
+    latency_ms: float = Field(0, ge=0, le=_LONGEST_SECONDS * 1000, description="how long the call takes")
     finish_reason: str = "stop"
     safety_ratings: dict[str, str] = Field(default_factory=dict)
     errors: tuple[SimulatedError | None, ...] = Field(

@@ -1,0 +1,391 @@
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from batch_llm.executor import Executor, Rejection, Work
+from batch_llm.model import (
+    AnyResult,
+    ErrorInfo,
+    ErrorReason,
+    ExecutionPolicy,
+    OutputValidationError,
+    ProviderError,
+    RetryConfig,
+    TokenUsage,
+)
+from batch_llm.shared import SharedStrategy
+from batch_llm.strategies import Limiter, LLMCallStrategy
+
+R = ErrorReason
+Scripted = Callable[..., Any]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def work(strategy: Any, /, *, timeout: float | None = None, **fields: Any) -> Work:
+    shared = strategy if isinstance(strategy, SharedStrategy) else SharedStrategy(strategy)
+    deadline = None if timeout is None else now() + timeout
+    return Work("1", "prompt", shared, accepted_at=now(), deadline=deadline, **fields)
+
+
+def policy(attempts: int = 3, *, attempt_timeout: float = 120.0, check: Any = None, **retry: Any) -> ExecutionPolicy:
+    return ExecutionPolicy(RetryConfig(attempts, **{"jitter": False, **retry}), attempt_timeout, check)
+
+
+async def run(strategy: Any, *args: Any, timeout: float | None = None, **kwargs: Any) -> AnyResult:
+    return await Executor(policy(*args, **kwargs)).run(work(strategy, timeout=timeout))
+
+
+async def hang() -> None:
+    await asyncio.sleep(1e9)
+
+
+def unavailable(**fields: Any) -> ProviderError:
+    return ProviderError("down", status=503, **fields)
+
+
+# -- results -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (("out", TokenUsage(input_tokens=1)), ("", None, "")),
+        (
+            ("out", TokenUsage(input_tokens=1), {"finish_reason": "stop", "safety_ratings": {"a": "low"}, "model": "m"}),
+            ("stop", {"a": "low"}, "m"),
+        ),
+    ],
+    ids=["two", "three"],
+)
+async def test_a_reply_has_two_parts_or_three(scripted: Scripted, reply: Any, said: Any) -> None:
+    strategy = scripted(reply)
+    strategy.cache_discount = 0.5
+    context = object()
+    item = work(strategy, context=context, strategy="triage", index=7)
+    item.accepted_at -= 2
+    result = await Executor().run(item)
+    assert (result.success, result.output, result.error, result.reason) == (True, "out", None, None)
+    assert (result.finish_reason, result.gemini_safety_ratings, result.model) == said
+    assert (result.item_id, result.strategy, result.submission_index) == ("1", "triage", 7)
+    assert result.context is context
+    assert (result.attempts, result.elapsed_seconds, result.cache_discount) == (1, 2, 0.5)
+
+
+async def test_a_rejected_item_is_not_run(scripted: Scripted) -> None:
+    strategy = scripted()
+    item = work(strategy, context=b"c", rejection=Rejection(R.INVALID_ITEM, "no prompt", {"field": "prompt"}))
+    result = await Executor().run(item)
+    assert (result.success, result.reason, result.error) == (False, R.INVALID_ITEM, "no prompt")
+    assert (result.error_metadata, result.context, result.attempts) == ({"field": "prompt"}, b"c", 0)
+    assert (strategy.prepares, strategy.calls) == (0, [])
+
+
+async def test_a_failure_tells_what_its_error_knows(scripted: Scripted) -> None:
+    error = ProviderError("too long", reason=R.CONTEXT_LENGTH_EXCEEDED, retry_after=4, metadata={"prompt_tokens": "9"})
+    result = await run(scripted(error))
+    assert (result.success, result.output, result.error) == (False, None, "too long")
+    assert (result.reason, result.retryable, result.retry_after) == (R.CONTEXT_LENGTH_EXCEEDED, False, 4)
+    assert result.error_metadata == {"prompt_tokens": "9"}
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(KeyError("label"), "KeyError: 'label'"), (ConnectionError(), "ConnectionError: ")]
+)
+async def test_a_bug_or_a_silent_error_is_named_by_its_type(scripted: Scripted, error: Exception, message: str) -> None:
+    assert (await run(scripted(error), 1)).error == message
+
+
+# -- retries -------------------------------------------------------------------------------------------------------------
+
+
+async def test_waits_grow_up_to_the_longest(scripted: Scripted) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    strategy = scripted(unavailable())
+    config = policy(6, initial_wait=1.5, max_wait=10, exponential_base=2)
+    result = await Executor(config, sleep=sleep).run(work(strategy))
+    assert waits == [1.5, 3, 6, 10, 10]
+    assert (result.attempts, result.reason, result.retryable) == (6, R.PROVIDER_UNAVAILABLE, True)
+    assert [attempt for _, attempt in strategy.calls] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_jitter_draws_between_zero_and_the_whole_wait(scripted: Scripted) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return high / 4
+
+    start = now()
+    config = policy(3, initial_wait=4, max_wait=60, jitter=True)
+    await Executor(config, uniform=uniform).run(work(scripted(unavailable())))
+    assert drawn == [(0, 4), (0, 8)]
+    assert now() - start == 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "waited"), [(10, 10), (1000, 60), (0.5, 2), (None, 2)], ids=["floor", "capped", "shorter", "none"]
+)
+async def test_what_the_provider_asks_for_is_a_floor_up_to_the_longest_wait(
+    scripted: Scripted, retry_after: float | None, waited: float
+) -> None:
+    start = now()
+    result = await run(scripted(unavailable(retry_after=retry_after), "ok"), initial_wait=2, max_wait=60)
+    assert (result.success, now() - start) == (True, waited)
+
+
+async def test_full_jitter_never_goes_below_what_the_provider_asks_for(scripted: Scripted) -> None:
+    start = now()
+    config = policy(2, initial_wait=20, jitter=True)
+    await Executor(config, uniform=lambda low, high: low).run(work(scripted(unavailable(retry_after=7), "ok")))
+    assert now() - start == 7
+
+
+@pytest.mark.parametrize("error", [ProviderError("no", status=400), ProviderError("no", status=401), ValueError("bug")])
+async def test_what_another_attempt_cannot_mend_fails_at_once(scripted: Scripted, error: Exception) -> None:
+    start = now()
+    result = await run(scripted(error, "ok"))
+    assert (result.success, result.attempts, now() - start) == (False, 1, 0)
+
+
+@pytest.mark.parametrize(("fails", "success"), [(2, True), (3, False)])
+async def test_the_last_attempt_counts(scripted: Scripted, fails: int, success: bool) -> None:
+    result = await run(scripted(*[unavailable()] * fails, "ok"), 3)
+    assert (result.success, result.attempts) == (success, 3)
+    assert (result.error is None, result.output is None) == (success, not success)
+
+
+async def test_a_custom_classifier_decides(scripted: Scripted) -> None:
+    class Everything:
+        def classify(self, exception: BaseException) -> ErrorInfo:
+            return ErrorInfo(is_retryable=True, is_rate_limit=True, is_timeout=False, error_category="x")
+
+    executor = Executor(policy(2), classifier=Everything())
+    result = await executor.run(work(scripted(ValueError("not a bug here"))))
+    assert (result.attempts, result.reason) == (2, R.RATE_LIMITED)
+
+
+async def test_a_strategys_own_policy_beats_the_executors(scripted: Scripted) -> None:
+    shared = SharedStrategy(scripted(unavailable()), policy=policy(5))
+    assert (await Executor(policy(2)).run(work(shared))).attempts == 5
+
+
+# -- validation ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_validation_is_tried_again_at_once_and_counted(scripted: Scripted) -> None:
+    def check(output: str) -> None:
+        if output == "bad":
+            raise OutputValidationError(["at a: no"], output)
+
+    paid = TokenUsage(input_tokens=10, output_tokens=1)
+    start = now()
+    result = await run(scripted(("bad", paid), ("bad", paid), ("good", paid)), initial_wait=30, check=check)
+    assert (result.success, result.output, result.attempts, now() - start) == (True, "good", 3, 0)
+    assert result.token_usage["input_tokens"] == 30
+
+    result = await run(scripted(("bad", paid)), 2, initial_wait=30, check=check)
+    assert (result.success, result.output, result.reason, now() - start) == (False, None, R.VALIDATION_FAILED, 0)
+    assert result.error_metadata == {"errors": "at a: no", "last_output": "bad"}
+    assert result.token_usage["input_tokens"] == 20
+
+
+# -- tokens --------------------------------------------------------------------------------------------------------------
+
+
+async def test_tokens_of_failed_attempts_count_though_a_later_one_succeeds(scripted: Scripted) -> None:
+    failed = unavailable(token_usage=TokenUsage(input_tokens=100, cached_input_tokens=40))
+    result = await run(scripted(failed, unavailable(), ("ok", TokenUsage(input_tokens=10, output_tokens=5))))
+    assert result.success
+    assert (result.token_usage["input_tokens"], result.token_usage["cached_input_tokens"]) == (110, 40)
+    assert (result.token_usage["output_tokens"], result.token_usage["total_tokens"]) == (5, 115)
+
+
+async def test_tokens_survive_the_items_deadline(scripted: Scripted) -> None:
+    failed = unavailable(token_usage=TokenUsage(input_tokens=100))
+    result = await run(scripted(failed, hang), timeout=7, initial_wait=1)
+    assert (result.reason, result.attempts, result.elapsed_seconds) == (R.ITEM_DEADLINE_EXCEEDED, 2, 7)
+    assert result.token_usage["input_tokens"] == 100
+
+
+# -- time ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_attempt_time_out_bounds_one_attempt(scripted: Scripted) -> None:
+    result = await run(scripted(hang), 2, attempt_timeout=5, initial_wait=3)
+    assert (result.reason, result.retryable, result.attempts) == (R.ATTEMPT_TIMEOUT, True, 2)
+    assert result.elapsed_seconds == 5 + 3 + 5
+
+
+async def test_a_strategy_is_told_its_time_limit() -> None:
+    class Patient(LLMCallStrategy[float]):
+        async def execute(self, prompt: str, attempt: int, timeout: float, state: Any = None) -> Any:
+            return timeout, TokenUsage()
+
+    assert (await run(Patient(), attempt_timeout=5)).output == 5
+
+
+async def test_the_providers_time_out_is_not_ours(scripted: Scripted) -> None:
+    result = await run(scripted(TimeoutError("read timed out")), 1, attempt_timeout=5, timeout=50)
+    assert (result.reason, result.error) == (R.PROVIDER_TIMEOUT, "read timed out")
+
+
+async def test_waiting_for_a_place_is_outside_the_attempts_time_limit(scripted: Scripted) -> None:
+    limiter = Limiter(1)
+    await limiter.acquire()
+    asyncio.get_running_loop().call_later(50, limiter.release)
+    result = await run(scripted(limiter=limiter), attempt_timeout=5)
+    assert (result.success, result.attempts, result.elapsed_seconds) == (True, 1, 50)
+
+
+async def test_a_place_is_given_back_between_attempts(scripted: Scripted) -> None:
+    limiter = Limiter(1)
+    first = asyncio.create_task(run(scripted(unavailable(), "ok", limiter=limiter), initial_wait=50))
+    await asyncio.sleep(1)
+    assert (await run(scripted(limiter=limiter))).elapsed_seconds == 0
+    assert (await first).success
+    assert limiter.in_use == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "attempts"), [("preparing", 0), ("the queue", 0), ("the call", 1), ("the wait after it", 1)]
+)
+async def test_the_items_deadline_bounds_all_of_it(scripted: Scripted, where: str, attempts: int) -> None:
+    full = Limiter(1)
+    await full.acquire()
+    strategy = {
+        "preparing": scripted(prepare=(hang,)),
+        "the queue": scripted(limiter=full),
+        "the call": scripted(hang),
+        "the wait after it": scripted(unavailable()),
+    }[where]
+    result = await run(strategy, timeout=7, initial_wait=60, attempt_timeout=1e6)
+    assert (result.reason, result.retryable) == (R.ITEM_DEADLINE_EXCEEDED, True)
+    assert (result.attempts, result.elapsed_seconds) == (attempts, 7)
+    assert result.error is not None
+    assert "time limit ran out" in result.error
+
+
+@pytest.mark.parametrize("latency", [0, 1])
+async def test_an_item_whose_deadline_ran_out_in_the_queue_is_not_called(scripted: Scripted, latency: float) -> None:
+    strategy = scripted(latency=latency)
+    shared = SharedStrategy(strategy)
+    await shared.ready()
+    item = work(shared, timeout=5)
+    await asyncio.sleep(6)
+    result = await Executor().run(item)
+    assert (result.reason, result.attempts) == (R.ITEM_DEADLINE_EXCEEDED, 0)
+    assert strategy.calls == []
+
+
+async def test_deadline_and_attempt_time_out_at_one_moment_end_the_item_once(scripted: Scripted) -> None:
+    result = await run(scripted(hang), attempt_timeout=5, timeout=5)
+    assert (result.reason, result.attempts, result.elapsed_seconds) == (R.ITEM_DEADLINE_EXCEEDED, 1, 5)
+
+
+# -- on_error and state --------------------------------------------------------------------------------------------------
+
+
+class Stateful(LLMCallStrategy[Any]):
+    """Fails twice; notes in `state` what happened."""
+
+    async def execute(self, prompt: str, attempt: int, timeout: float, state: Any = None) -> Any:
+        state.setdefault("seen", []).append(f"{prompt} {attempt}")
+        if attempt < 3:
+            raise unavailable()
+        return list(state["seen"]), TokenUsage()
+
+    async def on_error(self, exception: Exception, attempt: int, state: Any = None) -> None:
+        state["seen"].append(f"{type(exception).__name__} {attempt}")
+
+
+async def test_state_lives_over_an_items_attempts_and_leaks_to_no_other() -> None:
+    shared = SharedStrategy(Stateful())
+    executor = Executor(policy())
+    items = [Work(str(number), str(number), shared, accepted_at=now()) for number in range(3)]
+    results = await asyncio.gather(*map(executor.run, items))
+    for number, result in enumerate(results):
+        assert result.output == [f"{number} 1", "ProviderError 1", f"{number} 2", "ProviderError 2", f"{number} 3"]
+
+
+async def test_on_error_sees_each_failed_attempt_and_no_success(scripted: Scripted) -> None:
+    first, second = unavailable(), ProviderError("slow", status=504)
+    strategy = scripted(first, second, "ok")
+    await run(strategy)
+    assert strategy.errors == [(first, 1), (second, 2)]
+
+
+async def test_errors_of_on_error_do_not_reach_the_item(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    class Clumsy(scripted):  # type: ignore[misc,valid-type]
+        async def on_error(self, exception: Exception, attempt: int, state: Any = None) -> None:
+            raise RuntimeError("oops")
+
+    with caplog.at_level(logging.ERROR, "batch_llm"):
+        result = await run(Clumsy(unavailable(), "ok"))
+    assert (result.success, result.attempts) == (True, 2)
+    assert "oops" in caplog.text
+
+
+# -- preparing -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_prepare_is_no_attempt_and_no_error_of_the_strategys(scripted: Scripted) -> None:
+    strategy = scripted(prepare=(ValueError("no model"),))
+    result = await run(strategy)
+    assert (result.reason, result.attempts, result.retryable) == (R.PREPARE_FAILED, 0, False)
+    assert strategy.errors == []
+    assert strategy.calls == []
+
+
+async def test_a_prepare_that_recovers_lets_the_item_through(scripted: Scripted) -> None:
+    result = await run(scripted(prepare=(ConnectionError(), None)))
+    assert (result.success, result.attempts) == (True, 1)
+
+
+async def test_prepare_failures_use_up_tries(scripted: Scripted) -> None:
+    strategy = scripted(prepare=(ConnectionError(),))
+    result = await run(strategy, 3)
+    assert (result.reason, result.retryable, strategy.prepares) == (R.PREPARE_FAILED, True, 3)
+
+
+# -- cancellation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [1, 30])
+async def test_a_cancelled_item_gives_its_places_back(scripted: Scripted, after: float) -> None:
+    limiter = Limiter(1)
+    shared = SharedStrategy(scripted(hang, limiter=limiter))
+    running = asyncio.create_task(Executor(policy(1, attempt_timeout=20)).run(work(shared)))
+    queued = asyncio.create_task(Executor().run(work(shared)))
+    await asyncio.sleep(after)
+    queued.cancel()
+    running.cancel()
+    await asyncio.wait([queued, running])
+    assert queued.cancelled()
+    assert limiter.in_use == 0
+
+
+async def test_cancelled_while_it_waits_for_the_providers_place_it_gives_the_strategys_own_back(
+    scripted: Scripted,
+) -> None:
+    providers = Limiter(1)
+    await providers.acquire()
+    shared = SharedStrategy(scripted(limiter=providers), max_concurrency=1)
+    result = await Executor(policy(1)).run(work(shared, timeout=5))
+    assert result.reason is R.ITEM_DEADLINE_EXCEEDED
+    providers.release()
+    assert [limiter.in_use for limiter in shared.limiters] == [0, 0]
+
+
+async def test_a_strategy_that_is_cancelled_inside_fails_its_item_only(scripted: Scripted) -> None:
+    # E.g. a client library whose own background task was cancelled: nobody has cancelled the item.
+    result = await run(scripted(asyncio.CancelledError()), 1)
+    assert (result.success, result.attempts) == (False, 1)
