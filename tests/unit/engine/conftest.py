@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+
 from batch_llm.model import TokenUsage
 from batch_llm.strategies import Limiter, LLMCallStrategy
 

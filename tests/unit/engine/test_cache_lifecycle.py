@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from batch_llm.caching import CachePolicy, CacheRecord, CacheRegistry, CacheState, ContextCache, CreatedCache
 from batch_llm.model import BatchLLMError, ErrorReason
 
@@ -80,7 +81,7 @@ def name_of(found: ContextCache) -> str:
     return found.record.name
 
 
-# -- policy and state ----------------------------------------------------------------------------------------------------
+# -- policy and state --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ async def test_state_follows_from_expiry_and_buffer(backend: Backend, registry: 
         assert (ours.usable is not None) is usable
 
 
-# -- create or reuse -----------------------------------------------------------------------------------------------------
+# -- create or reuse ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_cache_is_created_once_though_many_need_it(backend: Backend, registry: CacheRegistry) -> None:
@@ -196,7 +197,7 @@ async def test_a_life_asked_for_beats_the_policys(backend: Backend, registry: Ca
     assert (again, reused) == (renewed, True)
 
 
-# -- renewal -------------------------------------------------------------------------------------------------------------
+# -- renewal -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_cache_in_use_is_renewed_in_the_background_once(backend: Backend, registry: CacheRegistry) -> None:
@@ -211,6 +212,7 @@ async def test_a_cache_in_use_is_renewed_in_the_background_once(backend: Backend
     for _ in range(10):
         await ours.ensure()
     assert now() == start, "no caller waits for it"
+    assert len(asyncio.all_tasks()) == 2, "the test's own and one that renews"
     await ours.join()
     assert backend.count("renew") == 1
     assert ours.record is not None
@@ -298,7 +300,7 @@ async def test_there_must_be_a_cache_to_renew(backend: Backend, registry: CacheR
     assert raised.value.reason is ErrorReason.CACHE_NOT_FOUND
 
 
-# -- delete and drop -----------------------------------------------------------------------------------------------------
+# -- delete and drop ---------------------------------------------------------------------------------------------------
 
 
 async def test_concurrent_deletes_make_one_call(backend: Backend, registry: CacheRegistry) -> None:
@@ -356,7 +358,7 @@ async def test_dropping_what_has_expired_never_forgets_what_has_just_been_made(
     await asyncio.sleep(3)
     backend.latency = 4
     dropping = asyncio.create_task(first.ensure())  # drops the old b, and is slower
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.5)
     backend.latency = 0
     await asyncio.gather(making, dropping)
     assert backend.alive == {record.name for record in registry.list()}, "paid for, and nobody knows of it"

@@ -2,6 +2,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
+
 from batch_llm.model import ExecutionPolicy, LLMWorkItem, ProcessorConfig, RetryConfig
 
 

@@ -2,6 +2,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
+
 from batch_llm.model import (
     RETRYABLE_REASONS,
     TERMINAL_REASONS,
@@ -14,7 +16,6 @@ from batch_llm.model import (
     ProviderError,
     reason_of_status,
 )
-from pydantic import BaseModel, ValidationError
 
 R = ErrorReason
 classify = DefaultErrorClassifier().classify
@@ -110,7 +111,15 @@ def test_what_is_no_http_status_is_none(attributes: dict[str, Any]) -> None:
         (BatchLLMError("x", reason=R.CACHE_EXPIRED), R.CACHE_EXPIRED, False),
         *(
             (kind("a bug"), R.INTERNAL, False)
-            for kind in (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, NotImplementedError)
+            for kind in (
+                ValueError,
+                TypeError,
+                KeyError,
+                IndexError,
+                AttributeError,
+                AssertionError,
+                NotImplementedError,
+            )
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from batch_llm.executor import Executor, Rejection, Work
 from batch_llm.model import (
     AnyResult,
@@ -48,7 +49,7 @@ def unavailable(**fields: Any) -> ProviderError:
     return ProviderError("down", status=503, **fields)
 
 
-# -- results -------------------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,11 @@ def unavailable(**fields: Any) -> ProviderError:
     [
         (("out", TokenUsage(input_tokens=1)), ("", None, "")),
         (
-            ("out", TokenUsage(input_tokens=1), {"finish_reason": "stop", "safety_ratings": {"a": "low"}, "model": "m"}),
+            (
+                "out",
+                TokenUsage(input_tokens=1),
+                {"finish_reason": "stop", "safety_ratings": {"a": "low"}, "model": "m"},
+            ),
             ("stop", {"a": "low"}, "m"),
         ),
     ],
@@ -100,7 +105,7 @@ async def test_a_bug_or_a_silent_error_is_named_by_its_type(scripted: Scripted, 
     assert (await run(scripted(error), 1)).error == message
 
 
-# -- retries -------------------------------------------------------------------------------------------------------------
+# -- retries -----------------------------------------------------------------------------------------------------------
 
 
 async def test_waits_grow_up_to_the_longest(scripted: Scripted) -> None:
@@ -178,7 +183,7 @@ async def test_a_strategys_own_policy_beats_the_executors(scripted: Scripted) ->
     assert (await Executor(policy(2)).run(work(shared))).attempts == 5
 
 
-# -- validation ----------------------------------------------------------------------------------------------------------
+# -- validation --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_failed_validation_is_tried_again_at_once_and_counted(scripted: Scripted) -> None:
@@ -198,7 +203,7 @@ async def test_a_failed_validation_is_tried_again_at_once_and_counted(scripted: 
     assert result.token_usage["input_tokens"] == 20
 
 
-# -- tokens --------------------------------------------------------------------------------------------------------------
+# -- tokens ------------------------------------------------------------------------------------------------------------
 
 
 async def test_tokens_of_failed_attempts_count_though_a_later_one_succeeds(scripted: Scripted) -> None:
@@ -216,7 +221,7 @@ async def test_tokens_survive_the_items_deadline(scripted: Scripted) -> None:
     assert result.token_usage["input_tokens"] == 100
 
 
-# -- time ----------------------------------------------------------------------------------------------------------------
+# -- time --------------------------------------------------------------------------------------------------------------
 
 
 async def test_the_attempt_time_out_bounds_one_attempt(scripted: Scripted) -> None:
@@ -291,7 +296,7 @@ async def test_deadline_and_attempt_time_out_at_one_moment_end_the_item_once(scr
     assert (result.reason, result.attempts, result.elapsed_seconds) == (R.ITEM_DEADLINE_EXCEEDED, 1, 5)
 
 
-# -- on_error and state --------------------------------------------------------------------------------------------------
+# -- on_error and state ------------------------------------------------------------------------------------------------
 
 
 class Stateful(LLMCallStrategy[Any]):
@@ -334,7 +339,7 @@ async def test_errors_of_on_error_do_not_reach_the_item(scripted: Scripted, capl
     assert "oops" in caplog.text
 
 
-# -- preparing -----------------------------------------------------------------------------------------------------------
+# -- preparing ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_failed_prepare_is_no_attempt_and_no_error_of_the_strategys(scripted: Scripted) -> None:
@@ -356,7 +361,7 @@ async def test_prepare_failures_use_up_tries(scripted: Scripted) -> None:
     assert (result.reason, result.retryable, strategy.prepares) == (R.PREPARE_FAILED, True, 3)
 
 
-# -- cancellation --------------------------------------------------------------------------------------------------------
+# -- cancellation ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("after", [1, 30])

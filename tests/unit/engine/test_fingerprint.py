@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from batch_llm.caching import fingerprint
 
 BASE: dict[str, Any] = {

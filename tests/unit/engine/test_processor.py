@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from batch_llm import (
     ErrorInfo,
     LLMWorkItem,
@@ -154,6 +155,34 @@ async def test_leaving_the_processor_early_cancels_what_is_under_way_before_clea
     assert left == set()
 
 
+@pytest.mark.parametrize("streams", [1, 2, 3])
+async def test_breaking_out_of_streams_and_leaving_ends_them_all(
+    scripted: Scripted, left_behind: Callable[[], set[str]], streams: int
+) -> None:
+    hanging = scripted(hang)
+    async with Processor() as processor:
+        for _ in range(streams):
+            await add(processor, scripted(), "1")
+            await add(processor, hanging, "2", "3")
+            async for _ in processor.process_stream():
+                break
+    assert (hanging.running, hanging.cleanups) == (0, 1)
+    await asyncio.sleep(0.001)  # the loop closes an abandoned stream in a task of its own
+    assert left_behind() == set()
+
+
+async def test_leaving_early_with_more_items_than_the_inbox_holds_leaves_nobody_feeding(
+    scripted: Scripted, left_behind: Callable[[], set[str]]
+) -> None:
+    async with Processor() as processor:
+        await add(processor, scripted(latency=1), *map(str, range(2000)))
+        stream = processor.process_stream()
+        await anext(stream)
+    left = left_behind()
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert left == set()
+
+
 async def test_a_cancelled_run_leaves_nothing_behind(scripted: Scripted, left_behind: Callable[[], set[str]]) -> None:
     hanging = scripted(hang)
     processor = Processor()
@@ -170,7 +199,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(scripted: Scripted, left_be
 async def test_the_queue_is_bounded_until_it_is_run(scripted: Scripted) -> None:
     async with Processor(ProcessorConfig(max_queue_size=2)) as processor:
         await add(processor, scripted(), "1", "2")
-        with pytest.raises(ValueError, match="max_queue_size is 2 .* raise max_queue_size"):
+        with pytest.raises(ValueError, match=r"max_queue_size is 2 .* raise max_queue_size"):
             await add(processor, scripted(), "3")
         await processor.process_all()
         await add(processor, scripted(), "3")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from batch_llm.executor import Executor, Work
 from batch_llm.model import AnyResult, ErrorReason, WorkItemResult
 from batch_llm.processor import BatchSession
@@ -59,7 +60,7 @@ async def settle() -> None:
     await asyncio.sleep(0.001)
 
 
-# -- results -------------------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("ordered", "order"), [(False, ["2", "0", "1"]), (True, ["0", "1", "2"])])
@@ -87,7 +88,7 @@ async def test_a_result_is_not_held_up_by_slower_ones() -> None:
 async def test_each_of_many_items_has_exactly_one_result(scripted: Scripted, ordered: bool) -> None:
     strategies = [SharedStrategy(scripted(latency=number), max_concurrency=number + 1) for number in range(3)]
     strategies.append(SharedStrategy(scripted(ValueError("bug"))))
-    batch = session(Executor(), max_concurrency=9, ordered=ordered, inbox_items=10, outbox_items=400)
+    batch = session(Executor(), max_concurrency=9, ordered=ordered, inbox_items=30, outbox_items=5)
     items = [Work(str(number), "p", strategies[number % 4]) for number in range(400)]
     feeding = asyncio.create_task(batch.submit(items))
     results: list[AnyResult] = []
@@ -123,7 +124,7 @@ async def test_an_empty_batch_ends() -> None:
     assert await rest_of(session()) == []
 
 
-# -- bounds --------------------------------------------------------------------------------------------------------------
+# -- bounds ------------------------------------------------------------------------------------------------------------
 
 
 async def submits_at_once(batch: BatchSession, items: list[Work]) -> bool:
@@ -192,6 +193,18 @@ async def test_items_are_not_started_while_results_wait_to_be_taken() -> None:
     assert len(await rest_of(batch)) == 8
 
 
+async def test_in_order_results_that_wait_for_an_earlier_one_count_too() -> None:
+    executor = StubExecutor()
+    batch = session(executor, ordered=True, outbox_items=3)
+    await batch.submit(works("60", *["x"] * 10))
+    await settle()
+    assert executor.started == ["0", "1", "2"]
+    assert len(await batch.take(1)) == 1
+    await settle()
+    assert executor.started == ["0", "1", "2", "3"]
+    await batch.abort()
+
+
 async def test_memory_follows_what_is_in_flight_not_the_batch() -> None:
     class Counted(Work):
         pass
@@ -215,7 +228,7 @@ async def test_memory_follows_what_is_in_flight_not_the_batch() -> None:
     assert most <= 16 + 32 + 1
 
 
-# -- concurrency ---------------------------------------------------------------------------------------------------------
+# -- concurrency -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [1, 5])
@@ -226,6 +239,15 @@ async def test_the_batchs_limit_is_reached_and_kept(limit: int) -> None:
     await batch.submit(works(*["1"] * 20))
     await rest_of(batch)
     assert (executor.peak, now() - start) == (limit, 20 / limit)
+
+
+async def test_the_batchs_limit_holds_over_strategies(scripted: Scripted) -> None:
+    executor = StubExecutor()
+    batch = session(executor, max_concurrency=5)
+    for prefix in "abc":
+        await batch.submit(works(*["1"] * 10, shared=SharedStrategy(scripted()), prefix=prefix))
+    await rest_of(batch)
+    assert executor.peak == 5
 
 
 async def test_each_strategys_limit_is_reached_and_kept(scripted: Scripted) -> None:
@@ -295,7 +317,7 @@ async def test_items_that_never_wait_let_others_run() -> None:
     assert turns >= 1000 // 64
 
 
-# -- ending early --------------------------------------------------------------------------------------------------------
+# -- ending early ------------------------------------------------------------------------------------------------------
 
 
 async def test_abort_leaves_no_task_and_starts_nothing_more(left_behind: Callable[[], set[str]]) -> None:

@@ -2,9 +2,11 @@ import asyncio
 import copy
 import logging
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
+
 from batch_llm.model import BatchLLMError, ErrorReason, ProviderError, TokenUsage
 from batch_llm.shared import SharedStrategy, shared_for
 from batch_llm.strategies import Limiter, LLMCallStrategy
@@ -24,7 +26,7 @@ async def for_five_seconds() -> None:
     await asyncio.sleep(5)
 
 
-# -- preparing -----------------------------------------------------------------------------------------------------------
+# -- preparing ---------------------------------------------------------------------------------------------------------
 
 
 async def test_many_users_prepare_once_and_none_goes_ahead_before(scripted: Scripted) -> None:
@@ -96,7 +98,7 @@ async def test_after_failures_that_may_pass_callers_wait_ever_longer_up_to_a_min
     for _ in range(9):
         with pytest.raises(ProviderError):
             await shared.ready()
-    assert [later - earlier for earlier, later in zip(times, times[1:], strict=False)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert [later - earlier for earlier, later in pairwise(times)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 async def test_all_who_wait_out_a_backoff_share_one_next_try(scripted: Scripted) -> None:
@@ -193,7 +195,7 @@ async def test_a_prepare_that_cancels_itself_is_a_failure_not_a_cancellation(scr
         await shared.ready()
 
 
-# -- cleaning up ---------------------------------------------------------------------------------------------------------
+# -- cleaning up -------------------------------------------------------------------------------------------------------
 
 
 async def test_cleanup_runs_once_when_the_last_user_leaves(scripted: Scripted) -> None:
@@ -292,7 +294,7 @@ async def test_leaving_while_it_is_prepared_cancels_that(
     assert strategy.prepares == 2
 
 
-# -- instances and signatures --------------------------------------------------------------------------------------------
+# -- instances and signatures ------------------------------------------------------------------------------------------
 
 
 async def test_an_instance_has_one_shared_strategy_and_a_copy_its_own(scripted: Scripted) -> None:
@@ -315,7 +317,9 @@ async def test_a_deep_copy_of_a_used_strategy_has_its_own(scripted: Scripted) ->
 @pytest.mark.parametrize(
     ("own", "providers", "limit"), [(None, None, None), (4, None, 4), (None, 6, 6), (4, 6, 4), (9, 6, 6)]
 )
-def test_the_tighter_limit_counts(scripted: Scripted, own: int | None, providers: int | None, limit: int | None) -> None:
+def test_the_tighter_limit_counts(
+    scripted: Scripted, own: int | None, providers: int | None, limit: int | None
+) -> None:
     strategy = scripted(limiter=Limiter(providers) if providers else None)
     assert SharedStrategy(strategy, max_concurrency=own).max_concurrency == limit
 

@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+
 from batch_llm.caching import CachePolicy
 from batch_llm.executor import Executor, Work
 from batch_llm.model import AnyResult, ErrorReason, ExecutionPolicy, ProviderError, RetryConfig
@@ -47,7 +48,13 @@ async def test_a_script_says_what_is_answered() -> None:
     result = await run(prompt, SimulatedStrategy(model="other"))
     assert (result.success, result.output, result.finish_reason, result.model) == (True, "", "length", "other")
     assert result.gemini_safety_ratings == {"harm": "low"}
-    usage = {"input_tokens": 50, "output_tokens": 0, "total_tokens": 50, "cached_input_tokens": 20, "thinking_tokens": 3}
+    usage = {
+        "input_tokens": 50,
+        "output_tokens": 0,
+        "total_tokens": 50,
+        "cached_input_tokens": 20,
+        "thinking_tokens": 3,
+    }
     assert result.token_usage == usage
 
 

@@ -1,10 +1,13 @@
 from typing import Any
 
 import pytest
+
 from batch_llm.model import BatchResult, BatchTotals, ErrorReason, TokenUsage, WorkItemResult
 
 
-def result(success: bool = True, *, tokens: tuple[int, int, int] = (0, 0, 0), **fields: Any) -> WorkItemResult[Any, Any]:
+def result(
+    success: bool = True, *, tokens: tuple[int, int, int] = (0, 0, 0), **fields: Any
+) -> WorkItemResult[Any, Any]:
     fresh, cached, output = tokens
     usage = TokenUsage(input_tokens=fresh, cached_input_tokens=cached, output_tokens=output)
     return WorkItemResult("1", success, token_usage=usage, **fields)

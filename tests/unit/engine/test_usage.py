@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+
 from batch_llm.model import TokenUsage, add_usage, effective_input_tokens
 
 
@@ -12,7 +13,8 @@ def not_warned_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_attempts_are_summed_key_by_key() -> None:
     total = TokenUsage()
     add_usage(
-        total, TokenUsage(input_tokens=100, output_tokens=20, cached_input_tokens=60, thinking_tokens=5, total_tokens=130)
+        total,
+        TokenUsage(input_tokens=100, output_tokens=20, cached_input_tokens=60, thinking_tokens=5, total_tokens=130),
     )
     add_usage(total, TokenUsage(input_tokens=10, output_tokens=2, cached_input_tokens=6, thinking_tokens=1))
     assert total == {
@@ -34,8 +36,8 @@ def test_an_attempt_without_usage_changes_nothing(nothing: TokenUsage | None) ->
 def test_more_cached_than_input_is_clamped_per_attempt_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     total = TokenUsage()
     with caplog.at_level(logging.WARNING, "batch_llm"):
-        add_usage(total, TokenUsage(input_tokens=10, cached_input_tokens=11))
         add_usage(total, TokenUsage(input_tokens=10, cached_input_tokens=10))  # equal is fine
+        add_usage(total, TokenUsage(input_tokens=10, cached_input_tokens=11))
         add_usage(total, TokenUsage(input_tokens=10, cached_input_tokens=99))
     assert total["cached_input_tokens"] == 30
     assert [record.getMessage() for record in caplog.records] == [
@@ -52,7 +54,7 @@ def test_more_cached_than_input_is_clamped_per_attempt_and_said_once(caplog: pyt
         (10, {0.9: 3}, 8),  # 7.3, rounded up
         (300, {0.9: 100, 0.75: 101, 1.0: 7}, 128),  # 300 - 90 - 75.75 - 7 = 127.25, rounded up once
         (1000, {0.1: 30}, 997),  # 0.1 * 30 is a hair above 3 as floats go
-        (1000, {0.7: 10}, 993),
+        (1000, {0.29: 100}, 971),  # and 0.29 * 100 a hair below 29
         (5, {1.0: 5}, 0),
     ],
 )

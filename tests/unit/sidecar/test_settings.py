@@ -1,0 +1,228 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_llm.sidecar.settings import ConfigError, Settings, StrategySpec, check_name, load
+
+SIMULATED = '[providers.sim]\nkind = "simulated"\n'
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str, name: str = "sidecar.toml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def strategy(text: str) -> str:
+    return f'{SIMULATED}[strategies.triage]\nprovider = "sim"\n{text}'
+
+
+def refusal(path: Path | None, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(path, environment or {})
+    return str(refused.value)
+
+
+# -- what is refused, by file, key and reason --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("[server]\nmax_concurency = 5", "server.max_concurency", "unknown key"),
+        ("[servers]", "servers", "unknown key"),
+        ('[providers.sim]\nkind = "simulated"\napi_key = "x"', "providers.sim.api_key", "unknown key"),
+        ('[server]\nmax_concurrency = "many"', "server.max_concurrency", "(got 'many')"),
+        ("[server]\nmax_concurrency = 0", "server.max_concurrency", "greater than or equal to 1 (got 0)"),
+        ("[server]\nlisten = []", "server.listen", "at least 1 item"),
+        ('[server]\nlog_level = "LOUD"', "server.log_level", "(got 'LOUD')"),
+        ("server = 5", "server", "(got 5)"),
+        ('[providers.sim]\nkind = "gemeni"', "providers.sim", "'gemeni'"),
+        ("[providers.sim]\nmax_concurrency = 1", "providers.sim", "kind"),
+        ("providers = 5", "providers", "must be tables [providers.NAME]"),
+        ("[strategies]\ntriage = 5", "strategies", "must be tables [strategies.NAME]"),
+        ('[providers."a b"]\nkind = "simulated"', "providers", "the name 'a b' must be"),
+        ("[strategies.triage]", "strategies.triage.provider", "Field required"),
+        (
+            f'{SIMULATED}[strategies.triage]\nprovider = "gemini"',
+            "strategies.triage.provider",
+            "no provider 'gemini'; known: sim; add [providers.gemini]",
+        ),
+        (strategy("[strategies.triage.retry]\nmax_wait_seconds = 0.5"), "strategies.triage.retry", "max_wait must not"),
+        (strategy('output_json_schema = "{"'), "strategies.triage.output_json_schema", "is not JSON"),
+        (strategy('output_json_schema = { type = "text" }'), "strategies.triage.output_json_schema", "at type"),
+        (strategy('cached_content = ["a", " "]'), "strategies.triage.cached_content", "an entry is blank"),
+        (strategy('cached_content = "all"'), "strategies.triage.cached_content", ""),
+        (strategy("cached_content = 5"), "strategies.triage.cached_content", ""),
+        (strategy('cached_content_files = "a.md"'), "strategies.triage.cached_content_files", "must be a list"),
+        (strategy("attempt_timeout_seconds = inf"), "strategies.triage.attempt_timeout_seconds", ""),
+        (strategy("attempt_timeout_seconds = nan"), "strategies.triage.attempt_timeout_seconds", ""),
+        (
+            strategy('[strategies.triage.generation]\ngrammar = "root ::="'),
+            "generation.grammar",
+            "only a local provider",
+        ),
+    ],
+)
+def test_a_mistake_is_told_by_file_key_and_reason(write: Write, text: str, key: str, reason: str) -> None:
+    path = write(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}: ")
+    assert key in message
+    assert reason in message
+    assert "\n" not in message
+
+
+def test_each_mistake_has_a_line(write: Write) -> None:
+    lines = refusal(write('[server]\nmax_concurrency = 0\nlog_level = "LOUD"\nport = 5')).splitlines()
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"listen = ", "is not TOML"), (b"# \xff", "is not UTF-8"), (None, "cannot be read")]
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "sidecar.toml"
+    if content is not None:
+        path.write_bytes(content)
+    assert refusal(path).startswith(f"{path}: {reason}")
+
+
+@pytest.mark.parametrize("name", ["a", "A-1_b.c", "7", "x" * 64])
+def test_names_that_are_allowed(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "-a", ".a", "a b", "ä", "a/b", "a\n", "x" * 65])
+def test_names_that_are_not(name: str) -> None:
+    with pytest.raises(ValueError, match="must be 1 to 64 letters"):
+        check_name(name)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_content_files_are_relative_to_the_file_and_follow_the_content(write: Write) -> None:
+    write("  from the file\n", "handbook.md")
+    path = write(strategy('cached_content = ["first"]\ncached_content_files = ["handbook.md"]'))
+    assert load(path, {}).strategies["triage"].cached_content == ("first", "from the file")
+
+
+def test_a_content_file_that_is_missing_is_named(write: Write, tmp_path: Path) -> None:
+    message = refusal(write(strategy('cached_content_files = ["handbook.md"]')))
+    assert "strategies.triage.cached_content_files" in message
+    assert str(tmp_path / "handbook.md") in message
+
+
+def test_a_model_file_is_relative_to_the_file_and_must_be_there(write: Write, tmp_path: Path) -> None:
+    path = write('[providers.local]\nkind = "local"\nmodel_path = "model.gguf"')
+    assert f"providers.local.model_path: {tmp_path / 'model.gguf'} is no file" in refusal(path)
+    (tmp_path / "model.gguf").touch()
+    provider: Any = load(path, {}).providers["local"]
+    assert provider.model_path == tmp_path / "model.gguf"
+
+
+# -- the environment ---------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_laid_over_the_file(write: Write) -> None:
+    path = write("[server]\nmax_concurrency = 5\nmax_message_bytes = 100000\n" + strategy('model = "a"'))
+    settings = load(
+        path,
+        {
+            "BATCH_LLM_SERVER__MAX_CONCURRENCY": "7",
+            "BATCH_LLM_SERVER__STATE_DIR": "/data",
+            "BATCH_LLM_SERVER__LISTEN": '["unix:/a", "127.0.0.1:0"]',
+            "BATCH_LLM_STRATEGIES__TRIAGE__MODEL": "b",
+            "BATCH_LLM_STRATEGIES__TRIAGE__RETRY__JITTER": "false",
+            "OTHER_SERVER__MAX_CONCURRENCY": "9",
+        },
+    )
+    assert (settings.server.max_concurrency, settings.server.max_message_bytes) == (7, 100_000)
+    assert settings.server.state_dir == Path("/data")
+    assert settings.server.listen == ("unix:/a", "127.0.0.1:0")
+    spec = settings.strategies["triage"]
+    assert (spec.provider, spec.model, spec.retry.jitter) == ("sim", "b", False)
+
+
+def test_an_unknown_key_in_the_environment_is_refused_too() -> None:
+    assert "server.max_concurency: unknown key" in refusal(None, {"BATCH_LLM_SERVER__MAX_CONCURENCY": "7"})
+
+
+def test_a_variable_below_what_is_no_table_is_named(write: Write) -> None:
+    name = "BATCH_LLM_SERVER__MAX_CONCURRENCY__X"
+    message = refusal(write("[server]\nmax_concurrency = 5"), {name: "1"})
+    assert message.startswith(f"{name}: max_concurrency is no table")
+
+
+# -- defaults ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_file_what_works_as_it_is_is_offered() -> None:
+    settings = load(None, {})
+    assert settings.providers["simulated"].kind == "simulated"
+    assert settings.strategies == {}
+
+
+def test_a_file_without_providers_has_none(write: Write) -> None:
+    assert load(write(""), {}).providers == {}
+
+
+def test_the_state_is_where_the_system_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert Settings().server.state_dir == Path("/state/batch-llm")
+
+
+def test_one_address_needs_no_list(write: Write) -> None:
+    assert load(write('[server]\nlisten = "unix:/a"'), {}).server.listen == ("unix:/a",)
+
+
+@pytest.mark.parametrize(("ttl", "buffer"), [(3600, 300), (600, 300), (100, 50), (1, 0.5), (None, 300)])
+def test_the_renewal_buffer_fits_the_life(ttl: float | None, buffer: float) -> None:
+    values = {} if ttl is None else {"cache_ttl_seconds": ttl}
+    assert StrategySpec.model_validate({"provider": "sim", **values}).cache_renewal_buffer_seconds == buffer
+
+
+@pytest.mark.parametrize(
+    "values", ["cache_ttl_seconds = 100\ncache_renewal_buffer_seconds = 100", "cache_ttl_seconds = 0.5"]
+)
+def test_a_buffer_that_is_no_less_than_the_life_is_refused(write: Write, values: str) -> None:
+    message = refusal(write(strategy(values)))
+    assert "strategies.triage" in message
+    assert "cache_" in message
+
+
+def test_grammar_and_schema_exclude_each_other(write: Write) -> None:
+    text = '[providers.sim]\nkind = "local"\n[strategies.triage]\nprovider = "sim"\noutput_json_schema = "{}"\n'
+    message = refusal(write(f'{text}[strategies.triage.generation]\ngrammar = "root ::= x"'))
+    assert "generation.grammar and output_json_schema both constrain the output" in message
+
+
+def test_a_strategys_settings_reach_the_engine(write: Write) -> None:
+    text = """
+cache_ttl_seconds = 50
+auto_renew = false
+[strategies.triage.retry]
+max_attempts = 7
+initial_wait_seconds = 0.5
+max_wait_seconds = 9
+exponential_base = 3
+jitter = false
+"""
+    spec = load(write(strategy(text)), {}).strategies["triage"]
+    policy, retry = spec.cache_policy(), spec.retry.engine_config()
+    assert (policy.ttl_seconds, policy.renewal_buffer_seconds, policy.auto_renew) == (50, 25, False)
+    assert (retry.max_attempts, retry.initial_wait, retry.max_wait) == (7, 0.5, 9)
+    assert (retry.exponential_base, retry.jitter) == (3, False)
+
+
+def test_a_schema_may_be_a_table(write: Write) -> None:
+    spec = load(write(strategy('output_json_schema = { type = "object" }')), {}).strategies["triage"]
+    assert spec.output_json_schema == '{"type": "object"}'
