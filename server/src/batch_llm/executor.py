@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,17 @@ from batch_llm.model import (
     ErrorReason,
     ExecutionPolicy,
     FrameworkTimeoutError,
+    OutputValidationError,
     TokenUsage,
     WorkItemResult,
     add_usage,
 )
+from batch_llm.quota import QuotaScope
 from batch_llm.shared import SharedStrategy, contained
 
 logger = logging.getLogger("batch_llm")
+
+_CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(slots=True)
@@ -55,6 +59,7 @@ class Work:
         accepted_at: the event loop's time of acceptance.
         deadline: the event loop's time by which the item must have ended; None for none.
         rejection: why it is not run.
+        tenant: whose it is, where items of several wait for the same quota; a batch's are one tenant's.
     """
 
     item_id: str
@@ -66,30 +71,59 @@ class Work:
     accepted_at: float = 0.0
     deadline: float | None = None
     rejection: Rejection | None = None
+    tenant: Hashable = None
 
 
 class _Run:
     """What has happened to one item so far; outlives the time limits around it."""
 
-    __slots__ = ("attempts", "classified", "error", "metadata", "output", "state", "success", "usage")
+    __slots__ = (
+        "attempts",
+        "cached_saved",
+        "classified",
+        "error",
+        "metadata",
+        "output",
+        "prompt",
+        "shared",
+        "state",
+        "success",
+        "text",
+        "usage",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work, shared: SharedStrategy) -> None:
+        self.shared = shared
+        self.prompt = work.prompt
         self.attempts = 0
         self.usage = TokenUsage()
+        self.cached_saved = 0.0
         self.state: dict[str, Any] = {}
         self.success = False
         self.output: Any = None
+        self.text: str | None = None
         self.metadata: Any = {}
         self.error: BaseException | None = None
         self.classified: ErrorInfo | None = None
 
+    def count(self, usage: TokenUsage | None) -> int | None:
+        """Add an attempt's usage; its total of tokens, None where nothing is known."""
+        if not usage:
+            return None
+        cached = self.usage.get("cached_input_tokens", 0)
+        total = self.usage.get("total_tokens", 0)
+        add_usage(self.usage, usage)
+        self.cached_saved += (self.usage.get("cached_input_tokens", 0) - cached) * self.shared.strategy.cache_discount
+        return self.usage.get("total_tokens", 0) - total
+
 
 class Executor:
-    """Runs items: attempts, time limits, retries, token sums.
+    """Runs items: admission, attempts, time limits, retries, escalation, token sums.
 
     Args:
         policy: for strategies that bring none of their own.
         classifier: says what an exception means.
+        scope_for: makes the quota scope of a strategy that brings none of its own.
         sleep: waits for seconds.
         uniform: draws between two numbers; the jitter of waits.
     """
@@ -99,78 +133,120 @@ class Executor:
         policy: ExecutionPolicy | None = None,
         *,
         classifier: ErrorClassifier | None = None,
+        scope_for: Callable[[SharedStrategy], QuotaScope] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._policy = policy or ExecutionPolicy()
         self._classifier = classifier or DefaultErrorClassifier()
+        self._make_scope = scope_for or (lambda shared: QuotaScope(shared.name))
         self._sleep = sleep
         self._uniform = uniform
+        self._scopes: dict[Hashable, QuotaScope] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, work: Work) -> AnyResult:
         """The item's one result. Raises nothing but `CancelledError`."""
-        shared = work.shared
-        if work.rejection is not None or shared is None:
+        if work.rejection is not None or work.shared is None:
             return _rejected(work)
-        run = _Run()
-        policy = shared.policy or self._policy
-        if work.deadline is None:
-            await self._attempts(work, shared, policy, run)
-        elif asyncio.get_running_loop().time() >= work.deadline:
-            _run_out(run, TimeoutError())
-        else:
-            try:
-                async with asyncio.timeout_at(work.deadline):
-                    await self._attempts(work, shared, policy, run)
-            except TimeoutError as error:
-                _run_out(run, error)
-        return _result(work, shared, run)
+        run = _Run(work, work.shared)
+        try:
+            if work.deadline is None:
+                await self._attempts(work, run)
+            else:
+                try:
+                    async with asyncio.timeout_at(work.deadline):
+                        await self._attempts(work, run)
+                except TimeoutError as error:
+                    _run_out(run, error)
+            return _result(work, run)
+        finally:
+            _detach(run.error)
 
-    async def _attempts(self, work: Work, shared: SharedStrategy, policy: ExecutionPolicy, run: _Run) -> None:
-        retry = policy.retry
+    async def _attempts(self, work: Work, run: _Run) -> None:
         tries = 0
+        rate_limited = 0
+        escalations = list(run.shared.escalation)
         while True:
-            tries += 1
+            if work.deadline is not None and asyncio.get_running_loop().time() >= work.deadline:
+                # Before the first call, or after one that turned the deadline's cancellation into an error of its own.
+                raise TimeoutError
+            shared = run.shared
+            policy = shared.policy or self._policy
             try:
                 await shared.ready()
-                run.output, run.metadata = await self._attempt(work, shared, policy, run)
+                await self._attempt(work, policy, run)
             except Exception as error:
-                info = self._classifier.classify(error)
-                run.error, run.classified = error, info
+                info = self._note(run, error)
                 await _tell(shared, error, run)
-                if not info.is_retryable or tries >= retry.max_attempts:
+                if not info.is_retryable:
                     return
+                if info.is_rate_limit:
+                    # Not an attempt: the scope pauses, and admission waits for that.
+                    rate_limited += 1
+                    if rate_limited > policy.retry.max_rate_limit_retries:
+                        return
+                    run.attempts -= 1
+                    continue
+                tries += 1
+                if tries >= policy.retry.max_attempts:
+                    return
+                if isinstance(error, OutputValidationError):
+                    run.prompt = shared.strategy.with_feedback(work.prompt, error.output, error.errors)
+                if info.item_reason is ErrorReason.VALIDATION_FAILED and escalations:
+                    run.shared = escalations.pop(0)
                 await self._wait(policy, info, tries)
             else:
                 run.success = True
                 return
 
-    async def _attempt(self, work: Work, shared: SharedStrategy, policy: ExecutionPolicy, run: _Run) -> tuple[Any, Any]:
-        await _admit(shared)
+    async def _attempt(self, work: Work, policy: ExecutionPolicy, run: _Run) -> None:
+        """One call, admitted by the strategy's limiters and its quota scope; sets the run's output."""
+        shared = run.shared
+        scope = self._scope(shared)
+        await _admit(shared, work.tenant)
         try:
-            run.attempts += 1
-            output, usage, metadata = await self._call(work, shared, policy.attempt_timeout, run)
-        except Exception as error:
-            add_usage(run.usage, getattr(error, "token_usage", None))
-            raise
+            admission = await scope.admit(work.tenant, len(run.prompt) // _CHARACTERS_PER_TOKEN)
+            tokens: int | None = None
+            succeeded = False
+            try:
+                run.attempts += 1
+                output, usage, run.metadata = await self._call(shared, policy.attempt_timeout, run)
+                tokens = run.count(usage)
+                succeeded = True
+            except Exception as error:
+                tokens = run.count(getattr(error, "token_usage", None))
+                info = self._note(run, error)
+                if info.is_rate_limit and info.is_retryable:  # else a day's quota: a pause would not help
+                    await scope.throttled(admission, info.suggested_wait)
+                elif info.is_overload:
+                    scope.overloaded()
+                raise
+            finally:
+                scope.release(admission, succeeded=succeeded, tokens=tokens)
         finally:
             for limiter in shared.limiters:
                 limiter.release()
-        add_usage(run.usage, usage)
-        if policy.check_output is not None:
-            policy.check_output(output)
-        return output, metadata
+        run.text = output if isinstance(output, str) else None
+        check = policy.check_output or shared.check_output
+        run.output = check(output) if check is not None else output
 
-    async def _call(self, work: Work, shared: SharedStrategy, timeout: float, run: _Run) -> tuple[Any, TokenUsage, Any]:
+    async def _call(self, shared: SharedStrategy, timeout: float, run: _Run) -> tuple[Any, TokenUsage, Any]:
         try:
             async with asyncio.timeout(timeout) as limit:
-                return await contained(shared.execute(work.prompt, run.attempts, timeout, run.state))
+                return await contained(shared.execute(run.prompt, run.attempts, timeout, run.state))
         except TimeoutError as error:
             if limit.expired():
                 raise FrameworkTimeoutError(
                     f"the attempt took longer than {timeout:g} s; raise the attempt time-out or ask for less"
                 ) from error
             raise
+
+    def _note(self, run: _Run, error: Exception) -> ErrorInfo:
+        """Classify an error, once, as the last thing that happened to the item."""
+        if run.error is not error or run.classified is None:
+            run.error, run.classified = error, self._classifier.classify(error)
+        return run.classified
 
     async def _wait(self, policy: ExecutionPolicy, info: ErrorInfo, retry: int) -> None:
         wait = 0.0
@@ -183,14 +259,36 @@ class Executor:
         if wait > 0:
             await self._sleep(wait)
 
+    def _scope(self, shared: SharedStrategy) -> QuotaScope:
+        if shared.scope is not None:
+            return shared.scope
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # what waits and what is timed belongs to a loop
+            self._loop = loop
+            self._scopes.clear()
+        key = shared.strategy.quota_key if shared.strategy.quota_key is not None else shared
+        scope = self._scopes.get(key)
+        if scope is None:
+            scope = self._scopes[key] = self._make_scope(shared)
+        return scope
 
-async def _admit(shared: SharedStrategy) -> None:
+
+def _detach(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of those behind it: their frames hold the item, which holds the error."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+async def _admit(shared: SharedStrategy, tenant: Hashable) -> None:
     """Take a place at each of the strategy's limiters, or none."""
     taken = 0
     try:
         for limiter in shared.limiters:
             if not limiter.try_acquire():
-                await limiter.acquire()
+                await limiter.acquire(tenant)
             taken += 1
     except BaseException:
         for limiter in shared.limiters[:taken]:
@@ -224,8 +322,8 @@ _OUT_OF_TIME = ErrorInfo(
 )
 
 
-def _result(work: Work, shared: SharedStrategy, run: _Run) -> AnyResult:
-    strategy = shared.strategy
+def _result(work: Work, run: _Run) -> AnyResult:
+    cached = run.usage.get("cached_input_tokens", 0)
     result: AnyResult = WorkItemResult(
         item_id=work.item_id,
         success=run.success,
@@ -233,12 +331,14 @@ def _result(work: Work, shared: SharedStrategy, run: _Run) -> AnyResult:
         token_usage=run.usage,
         attempts=run.attempts,
         strategy=work.strategy,
-        cache_discount=strategy.cache_discount,
+        # Models of one item may have different discounts; this one saves as much as theirs together.
+        cache_discount=run.cached_saved / cached if cached else run.shared.strategy.cache_discount,
         submission_index=work.index,
         elapsed_seconds=asyncio.get_running_loop().time() - work.accepted_at,
     )
     if run.success:
         result.output = run.output
+        result.text = run.text
         metadata = run.metadata
         result.finish_reason = metadata.get("finish_reason", "")
         result.gemini_safety_ratings = metadata.get("safety_ratings")
@@ -247,6 +347,7 @@ def _result(work: Work, shared: SharedStrategy, run: _Run) -> AnyResult:
     info = run.classified
     if info is None or run.error is None:
         raise RuntimeError(f"item {work.item_id!r} ended without an output and without an error")
+    result.exception = run.error
     result.reason = info.item_reason
     result.error = _message(run.error, result.reason)
     result.retryable = info.is_retryable

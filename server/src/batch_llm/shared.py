@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from batch_llm.flight import Flight
 from batch_llm.model import (
     BatchLLMError,
     DefaultErrorClassifier,
@@ -16,7 +18,10 @@ from batch_llm.model import (
     ProviderError,
     TokenUsage,
 )
-from batch_llm.strategies import Limiter, LLMCallStrategy
+from batch_llm.quota import Limiter, QuotaScope
+from batch_llm.strategies import LLMCallStrategy
+from batch_llm.strategies.schema import model_check
+from batch_llm.strategies.signatures import with_state
 
 logger = logging.getLogger("batch_llm")
 
@@ -42,6 +47,8 @@ class SharedStrategy:
         policy: how its items are run; None leaves that to who runs them.
         max_concurrency: calls in flight at most, over all users; None for no limit of its own.
         prepare_timeout: seconds that `prepare()` may take.
+        scope: its quota scope; None leaves that to who runs it.
+        escalation: where items move up to when outputs do not pass validation; None: what the strategy says.
         clock: monotonic seconds.
     """
 
@@ -53,11 +60,18 @@ class SharedStrategy:
         policy: ExecutionPolicy | None = None,
         max_concurrency: int | None = None,
         prepare_timeout: float = DEFAULT_PREPARE_TIMEOUT_SECONDS,
+        scope: QuotaScope | None = None,
+        escalation: Sequence[SharedStrategy] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.strategy = strategy
         self.name = name
         self.policy = policy
+        self.scope = scope
+        if escalation is None:
+            escalation = [shared_for(step) for step in strategy.escalation]
+        self.escalation = tuple(escalation)
+        self.check_output = model_check(strategy.output_model) if strategy.output_model is not None else None
         own = Limiter(max_concurrency) if max_concurrency else None
         self.limiters = tuple(limiter for limiter in (own, strategy.limiter) if limiter is not None)
         self.max_concurrency = min((limiter.limit for limiter in self.limiters), default=None)
@@ -65,13 +79,15 @@ class SharedStrategy:
         self.users = 0
         self._prepare_timeout = prepare_timeout
         self._clock = clock
-        self._preparing: asyncio.Task[None] | None = None
-        self._cleaning: asyncio.Task[None] | None = None
+        self._mutex = threading.Lock()  # users may be in several threads, each with its event loop
+        self._preparing: Flight | None = None
+        self._cleaning: Flight | None = None
+        self._home: asyncio.AbstractEventLoop | None = None
         self._failure: Exception | None = None
         self._failures = 0
         self._retry_at = 0.0
-        self._execute = _with_state(strategy.execute, 3)
-        self._on_error = _with_state(strategy.on_error, 2)
+        self._execute = with_state(strategy.execute, 3)
+        self._on_error = with_state(strategy.on_error, 2)
 
     def __deepcopy__(self, memo: object) -> SharedStrategy:
         # Reached through a strategy that is copied: the copy finds that this is not its own, see `shared_for`.
@@ -81,7 +97,10 @@ class SharedStrategy:
 
     def lease(self) -> None:
         """Count a user in."""
-        self.users += 1
+        with self._mutex:
+            self.users += 1
+        for step in self.escalation:
+            step.lease()
 
     async def release(self) -> None:
         """Count a user out; the last one cleans up. A failing cleanup is logged and raised.
@@ -89,16 +108,22 @@ class SharedStrategy:
         Raises:
             Exception: what the strategy's `cleanup()` raised.
         """
-        self.users -= 1
-        if self.users == 0:
-            # A task of its own, so that a cancelled caller does not leave a client half closed.
-            self._cleaning = asyncio.create_task(self._clean_up(), name=f"cleanup-{self.name}")
-            await asyncio.shield(self._cleaning)
+        with self._mutex:
+            self.users -= 1
+            last = self.users == 0
+            if last:
+                # A flight of its own, so that a cancelled caller does not leave a client half closed.
+                self._cleaning = cleaning = Flight(self._clean_up(), f"cleanup-{self.name}")
+        for step in self.escalation:
+            await step.release()
+        if last:
+            await cleaning.wait()
 
     async def _clean_up(self) -> None:
-        if self._preparing is not None:
+        if self._preparing is not None and not self._preparing.done:
             self._preparing.cancel()
-            await asyncio.gather(self._preparing, return_exceptions=True)
+            with suppress(Exception):  # those who waited for it have been told
+                await self._preparing.wait()
         if self.strategy.context_cache is not None:
             await self.strategy.context_cache.join()
         if not self.prepared or self.users:
@@ -118,11 +143,18 @@ class SharedStrategy:
         Raises:
             Exception: what `prepare()` raised, or the cache's error.
         """
-        if not self.prepared:
-            await self.prepare()
+        if not self.prepared or self._home is not asyncio.get_running_loop():
+            await self._come_home()
         cache = self.strategy.context_cache
         if cache is not None:
             await cache.ensure()
+
+    async def _come_home(self) -> None:
+        if self._home is not None and self._home.is_closed():
+            # Its event loop ended without a cleanup, and what it had opened with it.
+            self._home = None
+            self.prepared = False
+        await self.prepare()
 
     async def prepare(self) -> None:
         """Prepare it if that has not been done.
@@ -130,15 +162,17 @@ class SharedStrategy:
         Raises:
             Exception: what the strategy's `prepare()` raised.
         """
-        if self._cleaning is not None and not self._cleaning.done():
-            await asyncio.wait([self._cleaning])
+        if self._cleaning is not None and not self._cleaning.done:
+            with suppress(Exception):  # whoever let go has been told
+                await self._cleaning.wait()
         while not self.prepared:
-            if self._preparing is None or self._preparing.done():
+            if self._preparing is None or self._preparing.done:
                 await self._back_off()
-                if self._preparing is None or self._preparing.done():
-                    self._preparing = asyncio.create_task(self._prepare(), name=f"prepare-{self.name}")
-                    self._preparing.add_done_callback(_see)
-            await asyncio.shield(self._preparing)
+            with self._mutex:
+                if self._preparing is None or self._preparing.done:
+                    self._preparing = Flight(self._prepare(), f"prepare-{self.name}")
+                flight = self._preparing
+            await flight.wait()
 
     async def _prepare(self) -> None:
         try:
@@ -157,6 +191,7 @@ class SharedStrategy:
             self._retry_at = self._now() + backoff
             logger.warning("strategy %r: %s", self.name, self._failure)
             raise self._failure from error
+        self._home = asyncio.get_running_loop()
         self.prepared = True
         self._failure = None
         self._failures = 0
@@ -196,12 +231,6 @@ def _as_prepare_error(error: Exception) -> Exception:
     )
 
 
-def _see(task: asyncio.Task[None]) -> None:
-    """Retrieve a task's exception: whoever waited has it, and a cancelled caller leaves nobody to."""
-    if not task.cancelled():
-        task.exception()
-
-
 async def contained(call: Coroutine[Any, Any, T]) -> T:
     """Await a strategy's own code: a cancellation that comes from within it is its failure, not the caller's end.
 
@@ -215,19 +244,6 @@ async def contained(call: Coroutine[Any, Any, T]) -> T:
         if task is None or task.cancelling():
             raise
         raise ProviderError("the strategy's call was cancelled from within") from error
-
-
-def _with_state(method: Callable[..., Any], arguments: int) -> Callable[..., Any]:
-    """The method as one that takes `state` after so many arguments; a strategy may leave it out or name it only."""
-    parameters = inspect.signature(method).parameters
-    state = parameters.get("state")
-    if state is not None and state.kind is state.KEYWORD_ONLY:
-        return lambda *given: method(*given[:arguments], state=given[arguments])
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    kinds = [parameter.kind for parameter in parameters.values()]
-    if sum(kind in positional for kind in kinds) > arguments or inspect.Parameter.VAR_POSITIONAL in kinds:
-        return method
-    return lambda *given: method(*given[:arguments])
 
 
 _ATTRIBUTE = "_batch_llm_shared"

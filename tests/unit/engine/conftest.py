@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from batch_llm.model import TokenUsage
-from batch_llm.strategies import Limiter, LLMCallStrategy
+from batch_llm.quota import Limiter
+from batch_llm.strategies import LLMCallStrategy
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -21,6 +21,7 @@ class Backend:
         self.latency = latency
         self.calls: list[str] = []
         self.alive: set[str] = set()
+        self.lost: set[str] = set()
         self.failing: dict[str, Exception] = {}
         self._made = 0
 
@@ -50,6 +51,9 @@ class Backend:
 
     async def holds_cache(self, record: CacheRecord) -> bool:
         return record.name in self.alive
+
+    def lost_cache(self, record: CacheRecord) -> bool:
+        return record.name in self.lost
 
 
 @pytest.fixture
@@ -376,3 +380,26 @@ async def test_nothing_is_left_running(
     await ours.join()
     await asyncio.sleep(0)
     assert left_behind() == set()
+
+
+async def test_a_cache_that_is_known_to_be_lost_is_made_again(backend: Backend, registry: CacheRegistry) -> None:
+    ours = cache(backend, registry, "f")
+    await ours.ensure()
+    backend.lost.add("f-1")
+    backend.alive.discard("f-1")
+    await ours.ensure()
+    assert backend.count("create") == 2
+    assert name_of(ours) == "f-2"
+
+
+async def test_those_who_wait_for_a_creation_that_fails_are_told_and_the_next_tries_again(
+    backend: Backend, registry: CacheRegistry
+) -> None:
+    ours = cache(backend, registry, "f")
+    backend.failing["create"] = ConnectionError("no route")
+    outcomes = await asyncio.gather(*(ours.ensure() for _ in range(20)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ConnectionError] * 20
+    assert backend.count("create") == 1
+    del backend.failing["create"]
+    await ours.ensure()
+    assert backend.count("create") == 2

@@ -35,10 +35,10 @@ def test_provider_and_fingerprint_together_are_the_key() -> None:
     registry.put(RECORD)
     registry.put(replace(RECORD, provider="other", name="theirs"))
     registry.put(replace(RECORD, name="renewed"))
-    assert {(record.provider, record.name) for record in registry.list()} == {
+    assert [(record.provider, record.name) for record in registry.list()] == [
         ("gemini", "renewed"),
         ("other", "theirs"),
-    }
+    ]
     assert registry.get("gemini", "f2") is None
     registry.remove("gemini", "f1")
     registry.remove("gemini", "f1")  # none is no error
@@ -54,8 +54,10 @@ def test_records_are_listed_by_strategy_then_fingerprint() -> None:
 
 
 def test_another_process_is_seen_on_reload_and_a_known_record_costs_no_query(path: Path) -> None:
-    ours, theirs = CacheRegistry(path), CacheRegistry(path)
+    now = 1000.0
+    ours, theirs = CacheRegistry(path, clock=lambda: now), CacheRegistry(path)
     ours.put(RECORD)
+    assert ours.get("gemini", "f1") == RECORD
     theirs.put(replace(RECORD, expire_time=9999.0))
     assert ours.get("gemini", "f1") == RECORD
     assert ours.reload("gemini", "f1") == replace(RECORD, expire_time=9999.0)
@@ -64,6 +66,10 @@ def test_another_process_is_seen_on_reload_and_a_known_record_costs_no_query(pat
     assert ours.get("gemini", "f1") is None
     theirs.put(RECORD)
     assert ours.get("gemini", "f1") == RECORD, "what is not known is looked up"
+    theirs.remove("gemini", "f1")
+    assert ours.get("gemini", "f1") == RECORD, "what is known is believed for a second"
+    now += 1.5
+    assert ours.get("gemini", "f1") is None
     ours.close()
     theirs.close()
 

@@ -1,9 +1,9 @@
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import pytest
 
-from batch_llm.model import ExecutionPolicy, LLMWorkItem, ProcessorConfig, RetryConfig
+from batch_llm.model import ExecutionPolicy, LLMWorkItem, ProcessorConfig, RateLimitConfig, RetryConfig
 
 
 @pytest.mark.parametrize(
@@ -13,9 +13,18 @@ from batch_llm.model import ExecutionPolicy, LLMWorkItem, ProcessorConfig, Retry
         (RetryConfig, {"initial_wait": -0.5}, "initial_wait", "use 0"),
         (RetryConfig, {"max_wait": 0.25}, "max_wait", "raise max_wait"),
         (RetryConfig, {"exponential_base": 0.5}, "exponential_base", "use 1"),
+        (RetryConfig, {"max_rate_limit_retries": -1}, "max_rate_limit_retries", "use 0"),
+        (RateLimitConfig, {"cooldown_seconds": -1}, "cooldown_seconds", "use 0"),
+        (RateLimitConfig, {"slow_start_items": -1}, "slow_start_items", "use 0"),
+        (RateLimitConfig, {"slow_start_final_delay": -0.1}, "slow_start_final_delay", "use 0"),
+        (RateLimitConfig, {"slow_start_initial_delay": 0.05}, "slow_start_initial_delay", "lower the final one"),
+        (RateLimitConfig, {"backoff_multiplier": 0.9}, "backoff_multiplier", "use 1"),
         (ExecutionPolicy, {"attempt_timeout": 0}, "attempt_timeout", "try 120"),
         (ProcessorConfig, {"max_workers": 0}, "max_workers", "use 1"),
         (ProcessorConfig, {"timeout_per_item": -3}, "timeout_per_item", "try 120"),
+        (ProcessorConfig, {"max_requests_per_minute": 0}, "max_requests_per_minute", "use None"),
+        (ProcessorConfig, {"progress_interval": 0}, "progress_interval", "use 1"),
+        (ProcessorConfig, {"progress_callback_timeout": 0}, "progress_callback_timeout", "use None"),
         (ProcessorConfig, {"max_queue_size": -1}, "max_queue_size", "use 0"),
     ],
 )
@@ -31,7 +40,15 @@ def test_a_value_out_of_range_is_refused_with_field_value_and_way_out(
     ("kind", "values"),
     [
         (RetryConfig, {"max_attempts": 1, "initial_wait": 0, "max_wait": 0, "exponential_base": 1}),
+        (RetryConfig, {"max_rate_limit_retries": 0}),
+        (
+            RateLimitConfig,
+            {"cooldown_seconds": 0, "slow_start_items": 0, "slow_start_initial_delay": 0, "slow_start_final_delay": 0},
+        ),
+        (RateLimitConfig, {"slow_start_initial_delay": 2, "slow_start_final_delay": 2, "backoff_multiplier": 1}),
         (ProcessorConfig, {"max_workers": 1, "timeout_per_item": 0.001, "max_queue_size": 0}),
+        (ProcessorConfig, {"max_requests_per_minute": 1, "progress_interval": 1, "progress_callback_timeout": 0.001}),
+        (ProcessorConfig, {"max_requests_per_minute": None, "progress_callback_timeout": None}),
     ],
 )
 def test_the_ends_of_ranges_are_allowed(kind: Any, values: dict[str, float]) -> None:
@@ -39,11 +56,52 @@ def test_the_ends_of_ranges_are_allowed(kind: Any, values: dict[str, float]) -> 
     assert all(getattr(config, name) == value for name, value in values.items())
 
 
-def test_defaults_are_those_of_the_first_release() -> None:
-    config = ProcessorConfig()
-    assert (config.max_workers, config.timeout_per_item, config.max_queue_size) == (5, 120.0, 0)
-    assert config.retry == RetryConfig(3, 1.0, 60.0, 2.0, True)
-    assert ExecutionPolicy().retry == config.retry
+@pytest.mark.parametrize(
+    ("kind", "defaults"),
+    [
+        (
+            ProcessorConfig,
+            {
+                "max_workers": 5,
+                "timeout_per_item": 120.0,
+                "retry": RetryConfig(),
+                "rate_limit": RateLimitConfig(),
+                "max_requests_per_minute": None,
+                "progress_interval": 10,
+                "progress_callback_timeout": 5.0,
+                "max_queue_size": 0,
+                "dry_run": False,
+            },
+        ),
+        (
+            RetryConfig,
+            {
+                "max_attempts": 3,
+                "initial_wait": 1.0,
+                "max_wait": 60.0,
+                "exponential_base": 2.0,
+                "jitter": True,
+                "max_rate_limit_retries": 20,
+            },
+        ),
+        (
+            RateLimitConfig,
+            {
+                "cooldown_seconds": 300.0,
+                "slow_start_items": 50,
+                "slow_start_initial_delay": 2.0,
+                "slow_start_final_delay": 0.1,
+                "backoff_multiplier": 1.5,
+            },
+        ),
+    ],
+)
+def test_names_and_defaults_are_those_of_the_first_release(kind: Any, defaults: dict[str, Any]) -> None:
+    assert {field.name: getattr(kind(), field.name) for field in fields(kind)} == defaults
+
+
+def test_the_policy_retries_as_the_processor_does() -> None:
+    assert ExecutionPolicy().retry == ProcessorConfig().retry
 
 
 def test_settings_are_frozen() -> None:

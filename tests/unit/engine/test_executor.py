@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from batch_llm.executor import Executor, Rejection, Work
 from batch_llm.model import (
     AnyResult,
+    BatchResult,
     ErrorInfo,
     ErrorReason,
     ExecutionPolicy,
@@ -16,8 +18,9 @@ from batch_llm.model import (
     RetryConfig,
     TokenUsage,
 )
+from batch_llm.quota import FixedDelayStrategy, Limiter, QuotaScope
 from batch_llm.shared import SharedStrategy
-from batch_llm.strategies import Limiter, LLMCallStrategy
+from batch_llm.strategies import LLMCallStrategy
 
 R = ErrorReason
 Scripted = Callable[..., Any]
@@ -49,7 +52,7 @@ def unavailable(**fields: Any) -> ProviderError:
     return ProviderError("down", status=503, **fields)
 
 
-# -- results -----------------------------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ async def test_a_bug_or_a_silent_error_is_named_by_its_type(scripted: Scripted, 
     assert (await run(scripted(error), 1)).error == message
 
 
-# -- retries -----------------------------------------------------------------------------------------------------------
+# -- retries ---------------------------------------------------------------------------------------------------------
 
 
 async def test_waits_grow_up_to_the_longest(scripted: Scripted) -> None:
@@ -171,11 +174,11 @@ async def test_the_last_attempt_counts(scripted: Scripted, fails: int, success: 
 async def test_a_custom_classifier_decides(scripted: Scripted) -> None:
     class Everything:
         def classify(self, exception: BaseException) -> ErrorInfo:
-            return ErrorInfo(is_retryable=True, is_rate_limit=True, is_timeout=False, error_category="x")
+            return ErrorInfo(is_retryable=True, is_rate_limit=False, is_timeout=True, error_category="x")
 
     executor = Executor(policy(2), classifier=Everything())
     result = await executor.run(work(scripted(ValueError("not a bug here"))))
-    assert (result.attempts, result.reason) == (2, R.RATE_LIMITED)
+    assert (result.attempts, result.reason) == (2, R.PROVIDER_TIMEOUT)
 
 
 async def test_a_strategys_own_policy_beats_the_executors(scripted: Scripted) -> None:
@@ -183,13 +186,14 @@ async def test_a_strategys_own_policy_beats_the_executors(scripted: Scripted) ->
     assert (await Executor(policy(2)).run(work(shared))).attempts == 5
 
 
-# -- validation --------------------------------------------------------------------------------------------------------
+# -- validation ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_failed_validation_is_tried_again_at_once_and_counted(scripted: Scripted) -> None:
-    def check(output: str) -> None:
+    def check(output: str) -> str:
         if output == "bad":
             raise OutputValidationError(["at a: no"], output)
+        return output
 
     paid = TokenUsage(input_tokens=10, output_tokens=1)
     start = now()
@@ -203,7 +207,149 @@ async def test_a_failed_validation_is_tried_again_at_once_and_counted(scripted: 
     assert result.token_usage["input_tokens"] == 20
 
 
-# -- tokens ------------------------------------------------------------------------------------------------------------
+async def test_the_errors_are_fed_back_to_the_model_for_this_item_only(scripted: Scripted) -> None:
+    def check(output: str) -> str:
+        if output == "bad":
+            raise OutputValidationError(["at label: no"], output)
+        return output
+
+    shared = SharedStrategy(scripted("bad", "good"), policy=policy(check=check))
+    executor = Executor()
+    assert (await executor.run(work(shared))).success
+    assert (await executor.run(work(shared))).success
+    prompts = [prompt for prompt, _ in shared.strategy.calls]
+    assert prompts[0] == prompts[2] == "prompt"
+    assert prompts[1] == prompts[3]
+    assert prompts[1].startswith("prompt\n\nYour last answer was:\nbad\n\n")
+    assert "- at label: no" in prompts[1]
+
+
+async def test_an_output_model_gives_the_parsed_object_and_its_text(scripted: Scripted) -> None:
+    class Answer(BaseModel):
+        n: int
+
+    strategy = scripted('{"n": "x"}', '{"n": 3}')
+    strategy.output_model = Answer
+    result = await run(strategy)
+    assert (result.output, result.text, result.attempts) == (Answer(n=3), '{"n": 3}', 2)
+    assert "at n:" in strategy.calls[1][0]
+
+
+async def test_failed_validations_move_up_and_other_failures_stay(scripted: Scripted) -> None:
+    def check(output: str) -> str:
+        if output != "good":
+            raise OutputValidationError(["no"], output)
+        return output
+
+    paid = TokenUsage(input_tokens=100, cached_input_tokens=100)
+    small, middle, large = (
+        scripted(("bad", paid, {"model": "small"})),
+        scripted(unavailable(), unavailable(), ("bad", paid, {"model": "middle"})),
+        scripted(("good", paid, {"model": "large"})),
+    )
+    small.cache_discount, middle.cache_discount, large.cache_discount = 0.9, 0.75, 0.5
+    small.escalation = [middle, large]
+    result = await run(small, 5, check=check, initial_wait=0)
+    assert (result.output, result.model, result.attempts) == ("good", "large", 4)
+    assert [len(strategy.calls) for strategy in (small, middle, large)] == [1, 2, 1]
+    saved = BatchResult([result]).total_input_tokens - BatchResult([result]).effective_input_tokens()
+    assert saved == 90 + 75 + 50  # each at its own discount
+
+    small.escalation = []
+    again = await run(small, 3, check=check, initial_wait=0)
+    assert (again.reason, again.attempts) == (R.VALIDATION_FAILED, 3)
+
+
+# -- rate limits -----------------------------------------------------------------------------------------------------
+
+
+def throttled(**fields: Any) -> ProviderError:
+    return ProviderError("slow down", status=429, **fields)
+
+
+class ByCall(LLMCallStrategy[Any]):
+    """A step for each call, whatever the attempt's number."""
+
+    def __init__(self, *steps: Any) -> None:
+        self.steps = steps
+        self.attempts: list[int] = []
+
+    async def execute(self, prompt: str, attempt: int, timeout: float) -> Any:
+        self.attempts.append(attempt)
+        step = self.steps[min(len(self.attempts), len(self.steps)) - 1]
+        if isinstance(step, Exception):
+            raise step
+        return step, TokenUsage(input_tokens=1)
+
+
+def executor_with(pause: float, **fields: Any) -> Executor:
+    return Executor(
+        policy(**fields), scope_for=lambda shared: QuotaScope(shared.name, strategy=FixedDelayStrategy(pause))
+    )
+
+
+async def test_a_429_is_no_attempt_and_pauses(scripted: Scripted) -> None:
+    strategy = ByCall(throttled(), throttled(), unavailable(), throttled(), "ok")
+    start = now()
+    result = await executor_with(10, initial_wait=1).run(work(strategy))
+    assert (result.output, result.attempts, strategy.attempts) == ("ok", 2, [1, 1, 1, 2, 2])
+    assert now() - start == 10 + 10 + 1 + 10
+
+
+async def test_throttled_calls_are_bounded_apart_from_attempts() -> None:
+    strategy = ByCall(throttled(retry_after=2))
+    start = now()
+    result = await executor_with(1, attempts=2, max_rate_limit_retries=4).run(work(strategy))
+    assert (result.success, result.reason, result.retry_after) == (False, R.RATE_LIMITED, 2)
+    assert (len(strategy.attempts), now() - start) == (5, 8)
+
+
+async def test_a_days_quota_fails_at_once_and_pauses_nobody() -> None:
+    executor = executor_with(10)
+    shared = SharedStrategy(ByCall(throttled(retryable=False), "ok"))
+    result = await executor.run(work(shared))
+    assert (result.reason, result.attempts, result.retryable) == (R.RATE_LIMITED, 1, False)
+    start = now()
+    assert (await executor.run(work(shared))).success
+    assert now() == start
+
+
+async def test_a_429_of_one_item_holds_up_all_of_its_scope_and_no_other() -> None:
+    executor = executor_with(30)
+    start = now()
+    limited, other = SharedStrategy(ByCall(throttled(), "ok")), SharedStrategy(ByCall("ok"))
+    await asyncio.gather(executor.run(work(limited)), executor.run(work(other)))
+    ends = {}
+
+    async def end(name: str, shared: SharedStrategy) -> None:
+        await executor.run(work(shared))
+        ends[name] = now() - start
+
+    limited.strategy.attempts.clear()
+    await asyncio.gather(end("limited", limited), end("other", other), end("limited too", limited))
+    assert ends == {"limited": 60, "other": 30, "limited too": 60}
+
+
+async def test_strategies_with_one_quota_key_share_a_pause() -> None:
+    first, second = ByCall(throttled(), "ok"), ByCall("ok")
+    first.quota_key = second.quota_key = ("key", "model")
+    executor = executor_with(30)
+    start = now()
+    task = asyncio.create_task(executor.run(work(first)))
+    await asyncio.sleep(1)
+    await executor.run(work(second))
+    assert now() - start == 30
+    assert (await task).success
+
+
+async def test_waiting_for_the_quota_is_outside_the_attempts_limit_and_inside_the_items(scripted: Scripted) -> None:
+    executor = executor_with(50, attempt_timeout=5)
+    assert (await executor.run(work(ByCall(throttled(), "ok")))).success
+    result = await executor.run(work(ByCall(throttled(), "ok"), timeout=20))
+    assert (result.reason, result.attempts) == (R.ITEM_DEADLINE_EXCEEDED, 0)
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
 
 
 async def test_tokens_of_failed_attempts_count_though_a_later_one_succeeds(scripted: Scripted) -> None:
@@ -221,7 +367,7 @@ async def test_tokens_survive_the_items_deadline(scripted: Scripted) -> None:
     assert result.token_usage["input_tokens"] == 100
 
 
-# -- time --------------------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------------------------
 
 
 async def test_the_attempt_time_out_bounds_one_attempt(scripted: Scripted) -> None:
@@ -296,7 +442,7 @@ async def test_deadline_and_attempt_time_out_at_one_moment_end_the_item_once(scr
     assert (result.reason, result.attempts, result.elapsed_seconds) == (R.ITEM_DEADLINE_EXCEEDED, 1, 5)
 
 
-# -- on_error and state ------------------------------------------------------------------------------------------------
+# -- on_error and state ----------------------------------------------------------------------------------------------
 
 
 class Stateful(LLMCallStrategy[Any]):
@@ -339,7 +485,7 @@ async def test_errors_of_on_error_do_not_reach_the_item(scripted: Scripted, capl
     assert "oops" in caplog.text
 
 
-# -- preparing ---------------------------------------------------------------------------------------------------------
+# -- preparing -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_failed_prepare_is_no_attempt_and_no_error_of_the_strategys(scripted: Scripted) -> None:
@@ -361,7 +507,7 @@ async def test_prepare_failures_use_up_tries(scripted: Scripted) -> None:
     assert (result.reason, result.retryable, strategy.prepares) == (R.PREPARE_FAILED, True, 3)
 
 
-# -- cancellation ------------------------------------------------------------------------------------------------------
+# -- cancellation ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("after", [1, 30])

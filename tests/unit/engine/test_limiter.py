@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from batch_llm.strategies import Limiter
+from batch_llm.quota import Limiter
 
 
 async def turns(count: int = 4) -> None:
@@ -44,7 +44,9 @@ async def test_first_come_first_served() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2])
 @pytest.mark.parametrize("victim", [0, 1, 2])
-@pytest.mark.parametrize("moment", ["before it waits", "while it waits", "before a release", "after a release"])
+@pytest.mark.parametrize(
+    "moment", ["before it waits", "while it waits", "before a release", "after a release", "later"]
+)
 async def test_a_cancellation_at_any_moment_loses_no_place(limit: int, victim: int, moment: str) -> None:
     limiter = Limiter(limit)
 

@@ -6,10 +6,13 @@ import pytest
 
 from batch_llm import (
     ErrorInfo,
+    FixedDelayStrategy,
+    LLMCallStrategy,
     LLMWorkItem,
     ParallelBatchProcessor,
     ProcessorConfig,
     ProviderError,
+    RateLimitConfig,
     RetryConfig,
     TokenUsage,
 )
@@ -126,7 +129,7 @@ async def test_closing_the_stream_cancels_what_is_under_way(
     await add(processor, hanging, "2", "3")
     stream = processor.process_stream()
     assert (await anext(stream)).item_id == "1"
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert left_behind() == set()
     assert hanging.running == 0
     await processor.cleanup()
@@ -150,7 +153,7 @@ async def test_leaving_the_processor_early_cancels_what_is_under_way_before_clea
             break
         await asyncio.sleep(1)
     left, still_running = left_behind(), list(running)
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert still_running == [0], "cleaned up under items that still run"
     assert left == set()
 
@@ -194,6 +197,174 @@ async def test_a_cancelled_run_leaves_nothing_behind(scripted: Scripted, left_be
     assert (left_behind(), hanging.running) == (set(), 0)
     await processor.cleanup()
     assert hanging.cleanups == 1
+
+
+async def test_a_stream_left_early_makes_way_for_the_next_batch(
+    scripted: Scripted, left_behind: Callable[[], set[str]]
+) -> None:
+    hanging = scripted(hang)
+    async with Processor() as processor:
+        await add(processor, scripted(), "1")
+        await add(processor, hanging, "2")
+        async for _ in processor.process_stream():
+            break
+        await add(processor, scripted(), "3")
+        assert [result.item_id for result in (await processor.process_all()).results] == ["3"]
+        assert hanging.running == 0
+        assert left_behind() == set()
+
+
+async def test_one_batch_at_a_time(scripted: Scripted) -> None:
+    async with Processor() as processor:
+        await add(processor, scripted(latency=5), "1")
+        first = asyncio.create_task(processor.process_all())
+        await asyncio.sleep(1)
+        await add(processor, scripted(), "2")
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"runs a batch already; .* use another processor"):
+                await processor.process_all()
+        assert [result.item_id for result in (await first).results] == ["1"]
+        assert [result.item_id for result in (await processor.process_all()).results] == ["2"]
+
+
+async def test_a_batch_whose_processor_is_cleaned_up_does_not_pass_for_complete(scripted: Scripted) -> None:
+    processor = Processor()
+    await add(processor, scripted(), "1")
+    await add(processor, scripted(hang), "2")
+    running = asyncio.create_task(processor.process_all())
+    await asyncio.sleep(1)
+    await processor.cleanup()
+    with pytest.raises(RuntimeError, match="cleaned up before its batch had ended"):
+        await running
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+async def test_stats_before_while_and_after(scripted: Scripted) -> None:
+    billed = TokenUsage(input_tokens=100, cached_input_tokens=50, output_tokens=10, total_tokens=115)
+    async with Processor(ProcessorConfig(max_workers=1)) as processor:
+        await add(processor, scripted(("out", billed), latency=2), "1", "2")
+        await add(processor, scripted(ProviderError("no", status=400)), "3")
+        before = await processor.get_stats()
+        assert (before["total"], before["processed"], before["start_time"]) == (3, 0, None)
+        stream = processor.process_stream()
+        await anext(stream)
+        during = await processor.get_stats()
+        assert (during["total"], during["processed"], during["elapsed_seconds"]) == (3, 1, 2)
+        assert during["start_time"] is not None
+        async for _ in stream:
+            pass
+        await asyncio.sleep(60)
+        after = await processor.get_stats()
+    assert after == {
+        "total": 3,
+        "processed": 3,
+        "succeeded": 2,
+        "failed": 1,
+        "rate_limit_count": 0,
+        "error_counts": {"PROVIDER_REJECTED": 1},
+        "start_time": during["start_time"],
+        "elapsed_seconds": 4,
+        "total_input_tokens": 200,
+        "total_output_tokens": 20,
+        "total_tokens": 230,
+        "cached_input_tokens": 100,
+    }
+    assert list(before) == list(after)
+
+
+async def test_stats_start_clean_with_each_batch(scripted: Scripted) -> None:
+    async with Processor() as processor:
+        await add(processor, scripted(ValueError()), "1", "2")
+        await processor.process_all()
+        await add(processor, scripted(), "3")
+        await processor.process_all()
+        stats = await processor.get_stats()
+    assert (stats["total"], stats["succeeded"], stats["failed"], stats["error_counts"]) == (1, 1, 0, {})
+
+
+# -- dry run -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_dry_run_prepares_calls_and_cleans_up_nothing(scripted: Scripted) -> None:
+    strategy = scripted()
+    async with Processor(ProcessorConfig(dry_run=True)) as processor:
+        await add(processor, strategy, "1")
+        (result,) = (await processor.process_all()).results
+    assert (result.success, result.output, result.attempts) == (True, "[dry run] prompt 1", 0)
+    assert (strategy.calls, strategy.prepares, strategy.cleanups) == ([], 0, 0)
+
+
+async def test_a_dry_run_makes_no_context_cache(scripted: Scripted) -> None:
+    class Paid:
+        async def ensure(self) -> None:
+            raise AssertionError("a cache was created")
+
+        async def join(self) -> None:
+            pass
+
+    strategy = scripted()
+    strategy.context_cache = Paid()
+    async with Processor(ProcessorConfig(dry_run=True)) as processor:
+        await add(processor, strategy, "1")
+        assert (await processor.process_all()).succeeded == 1
+
+
+async def test_a_dry_run_counts_and_hooks_like_any_other(scripted: Scripted) -> None:
+    class Dry(LLMCallStrategy[str]):
+        cache_discount = 0.5
+
+        async def execute(self, prompt: str, attempt: int, timeout: float, state: Any = None) -> Any:
+            raise AssertionError("called")
+
+        async def dry_run(self, prompt: str) -> Any:
+            if prompt == "prompt bad":
+                raise KeyError("bad")
+            return prompt, TokenUsage(input_tokens=10, cached_input_tokens=4)
+
+    seen: list[str] = []
+    config = ProcessorConfig(dry_run=True)
+    async with Processor(config, post_processor=lambda result: seen.append(result.item_id)) as processor:
+        await add(processor, Dry(), "1", "bad")
+        batch = await processor.process_all()
+    assert (batch.succeeded, batch.failed, batch.effective_input_tokens()) == (1, 1, 8)
+    assert sorted(seen) == ["1", "bad"]
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_rate_limit_settings_reach_the_engine(scripted: Scripted) -> None:
+    calls: list[float] = []
+
+    async def note() -> str:
+        calls.append(asyncio.get_running_loop().time())
+        return "ok"
+
+    async with Processor(ProcessorConfig(max_requests_per_minute=2)) as processor:
+        await add(processor, scripted(note), *"123")
+        await processor.process_all()
+    assert calls[1] - calls[0] < 60 <= calls[2] - calls[0]
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_the_pause_after_a_rate_limit_is_as_configured(scripted: Scripted, own: bool) -> None:
+    throttled = True
+
+    async def once() -> str:
+        nonlocal throttled
+        if throttled:
+            throttled = False
+            raise ProviderError("slow down", status=429)
+        return "ok"
+
+    config = ProcessorConfig(rate_limit=RateLimitConfig(cooldown_seconds=30, slow_start_items=0))
+    start = asyncio.get_running_loop().time()
+    async with Processor(config, rate_limit_strategy=FixedDelayStrategy(7) if own else None) as processor:
+        await add(processor, scripted(once), "1")
+        assert (await processor.process_all()).succeeded == 1
+    assert asyncio.get_running_loop().time() - start == (7 if own else 30)
 
 
 async def test_the_queue_is_bounded_until_it_is_run(scripted: Scripted) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from batch_llm.model import OutputValidationError
 from batch_llm.strategies.schema import OutputSchema
@@ -24,15 +25,15 @@ def test_every_mismatch_is_listed_with_its_place() -> None:
     with pytest.raises(OutputValidationError) as raised:
         OutputSchema(LABEL).check('{"label": "c", "tags": ["x", 7]}')
     assert sorted(raised.value.errors) == [
-        "at label: 'c' is not one of ['a', 'b']",
-        "at tags/1: 7 is not of type 'string'",
+        'at label: "c" is not one of "a" or "b"',
+        'at tags/1: 7 is not of type "string"',
     ]
     assert raised.value.output == '{"label": "c", "tags": ["x", 7]}'
 
 
 @pytest.mark.parametrize(
     ("output", "error"),
-    [("{}", "at its root: 'label' is a required property"), ("label: a", "not JSON: Expecting value")],
+    [("{}", 'at its root: "label" is a required property'), ("label: a", "not JSON: Expecting value")],
 )
 def test_a_mismatch_of_the_whole_says_so(output: str, error: str) -> None:
     with pytest.raises(OutputValidationError, match=error):
@@ -49,7 +50,7 @@ def test_numbers_that_json_does_not_have_are_no_json(output: str) -> None:
     ("schema", "place"),
     [
         ("{", "is not JSON"),
-        ({"type": "text"}, "at type: 'text' is not valid"),
+        ({"type": "text"}, 'at type: "text" is not valid'),
         ({"properties": {"label": {"enum": "a"}}}, "at properties/label/enum:"),
         ("[]", "at its root:"),
         ({"$ref": "#/$defs/missing"}, "missing"),
@@ -57,7 +58,7 @@ def test_numbers_that_json_does_not_have_are_no_json(output: str) -> None:
     ids=["no JSON", "no type", "deep", "no schema", "dangling reference"],
 )
 def test_an_invalid_schema_is_refused_with_the_place(schema: Any, place: str) -> None:
-    with pytest.raises(ValueError, match=r"^output_json_schema is .*") as refused:
+    with pytest.raises(ValueError, match=r"^output_json_schema: is .*") as refused:
         OutputSchema(schema)
     assert place in str(refused.value)
 
@@ -75,7 +76,7 @@ def test_an_invalid_schema_is_refused_with_the_place(schema: Any, place: str) ->
 def test_a_schema_that_refers_to_an_address_is_refused_and_nothing_is_opened(tmp_path: Path, schema: Any) -> None:
     # An application sets the schema by RPC; the sidecar would open the address with its own rights.
     text = json.dumps(schema).replace("ADDRESS", (tmp_path / "secret.json").as_uri())
-    with pytest.raises(ValueError, match="names nothing in it"):
+    with pytest.raises(ValueError, match=r"^output_json_schema: is no valid JSON Schema: .* is not present"):
         OutputSchema(text)
 
 
@@ -98,3 +99,12 @@ def test_a_degenerate_output_is_a_mismatch_like_any_other() -> None:
     # Models do get stuck in a loop; another kind of error would count as the provider's failure.
     with pytest.raises(OutputValidationError):
         OutputSchema(LABEL).check("[" * 100_000)
+
+
+def test_a_pydantic_model_is_checked_as_its_json() -> None:
+    class Answer(BaseModel):
+        label: str
+
+    OutputSchema(LABEL).check(Answer(label="a"))
+    with pytest.raises(OutputValidationError, match="at label"):
+        OutputSchema(LABEL).check(Answer(label="c"))

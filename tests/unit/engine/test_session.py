@@ -44,7 +44,7 @@ def works(*prompts: str, shared: SharedStrategy | None = None, prefix: str = "")
 
 
 def session(executor: Executor | None = None, **settings: Any) -> BatchSession:
-    return BatchSession(executor or StubExecutor(), **{"max_concurrency": 100, **settings})
+    return BatchSession((executor or StubExecutor()).run, **{"max_concurrency": 100, **settings})
 
 
 async def rest_of(batch: BatchSession) -> list[AnyResult]:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from batch_llm.model import BatchLLMError, ErrorReason, ProviderError, TokenUsage
+from batch_llm.quota import Limiter
 from batch_llm.shared import SharedStrategy, shared_for
-from batch_llm.strategies import Limiter, LLMCallStrategy
+from batch_llm.strategies import LLMCallStrategy
 
 Scripted = Callable[..., Any]
 

@@ -1,6 +1,6 @@
 """Data that the whole engine speaks of: items, results, usage, totals, errors, settings. Imports nothing of ours."""
 
-from .config import ExecutionPolicy, ProcessorConfig, RetryConfig
+from .config import ExecutionPolicy, ProcessorConfig, RateLimitConfig, RetryConfig
 from .errors import (
     RETRYABLE_REASONS,
     TERMINAL_REASONS,
@@ -14,7 +14,9 @@ from .errors import (
     ProviderError,
     reason_of_status,
 )
+from .events import EngineEvents, ProcessingEvent
 from .items import AnyResult, LLMWorkItem, TContext, TOutput, WorkItemResult
+from .stats import ProcessingStats
 from .totals import BatchResult, BatchTotals
 from .usage import DEFAULT_CACHE_DISCOUNT, TokenUsage, add_usage, effective_input_tokens
 
@@ -27,6 +29,7 @@ __all__ = [
     "BatchResult",
     "BatchTotals",
     "DefaultErrorClassifier",
+    "EngineEvents",
     "ErrorClassifier",
     "ErrorInfo",
     "ErrorReason",
@@ -34,8 +37,11 @@ __all__ = [
     "FrameworkTimeoutError",
     "LLMWorkItem",
     "OutputValidationError",
+    "ProcessingEvent",
+    "ProcessingStats",
     "ProcessorConfig",
     "ProviderError",
+    "RateLimitConfig",
     "RetryConfig",
     "TContext",
     "TOutput",

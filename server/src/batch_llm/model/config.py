@@ -17,6 +17,8 @@ class RetryConfig:
         max_wait: the longest wait in seconds; not less than `initial_wait`.
         exponential_base: factor from one wait to the next; at least 1.
         jitter: draw each wait at random between zero and its length, so that many items do not come back at once.
+        max_rate_limit_retries: how often one item is tried again after the provider throttled it, apart from
+            `max_attempts`; not negative.
 
     Raises:
         ValueError: a value is out of its range; says field, value and way out.
@@ -27,6 +29,7 @@ class RetryConfig:
     max_wait: float = 60.0
     exponential_base: float = 2.0
     jitter: bool = True
+    max_rate_limit_retries: int = 20
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -42,6 +45,11 @@ class RetryConfig:
             raise ValueError(
                 f"exponential_base must be at least 1, got {self.exponential_base}; use 1 for waits of one length"
             )
+        if self.max_rate_limit_retries < 0:
+            raise ValueError(
+                f"max_rate_limit_retries must not be negative, got {self.max_rate_limit_retries}; "
+                "use 0 to fail at the first rate limit"
+            )
 
     def wait_before(self, retry: int) -> float:
         """Seconds before the given retry (1 for the first), without jitter."""
@@ -52,18 +60,62 @@ class RetryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimitConfig:
+    """How to pause after the provider has throttled, and how to start again.
+
+    Args:
+        cooldown_seconds: the first pause, where the provider does not ask for a longer one; not negative.
+        slow_start_items: items after a pause that are started one by one; 0 for none.
+        slow_start_initial_delay: seconds before the first of them; not negative.
+        slow_start_final_delay: seconds before the last of them; not above the first one's.
+        backoff_multiplier: factor from one pause to the next while the provider goes on throttling; at least 1.
+
+    Raises:
+        ValueError: a value is out of its range; says field, value and way out.
+    """
+
+    cooldown_seconds: float = 300.0
+    slow_start_items: int = 50
+    slow_start_initial_delay: float = 2.0
+    slow_start_final_delay: float = 0.1
+    backoff_multiplier: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.cooldown_seconds < 0:
+            raise ValueError(f"cooldown_seconds must not be negative, got {self.cooldown_seconds}; use 0 for no pause")
+        if self.slow_start_items < 0:
+            raise ValueError(
+                f"slow_start_items must not be negative, got {self.slow_start_items}; use 0 for no slow start"
+            )
+        if self.slow_start_final_delay < 0:
+            raise ValueError(
+                f"slow_start_final_delay must not be negative, got {self.slow_start_final_delay}; use 0 for no delay"
+            )
+        if self.slow_start_initial_delay < self.slow_start_final_delay:
+            raise ValueError(
+                f"slow_start_initial_delay must not be less than slow_start_final_delay "
+                f"({self.slow_start_final_delay}), got {self.slow_start_initial_delay}; "
+                "raise the initial delay or lower the final one: a slow start gets faster"
+            )
+        if self.backoff_multiplier < 1:
+            raise ValueError(
+                f"backoff_multiplier must be at least 1, got {self.backoff_multiplier}; use 1 for pauses of one length"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionPolicy:
     """How one item is run: what the executor goes by.
 
     Args:
         retry: when and how often to try again.
         attempt_timeout: seconds for one attempt; above zero.
-        check_output: raises `OutputValidationError` for an output that will not do.
+        check_output: gives the output to deliver, or raises `OutputValidationError`.
     """
 
     retry: RetryConfig = field(default_factory=RetryConfig)
     attempt_timeout: float = 120.0
-    check_output: Callable[[Any], None] | None = None
+    check_output: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.attempt_timeout <= 0:
@@ -78,7 +130,12 @@ class ProcessorConfig:
         max_workers: items in flight at most; at least 1.
         timeout_per_item: seconds for one attempt; above zero.
         retry: when and how often to try again.
+        rate_limit: how to pause after the provider has throttled.
+        max_requests_per_minute: calls started in any 60 seconds at most; at least 1, None for no limit.
+        progress_interval: items from one progress report to the next; at least 1.
+        progress_callback_timeout: seconds that one progress report may take; above zero, None for no limit.
         max_queue_size: items that may wait to be run before `add_work` refuses; 0 for no limit.
+        dry_run: call no provider: results come from the strategies' `dry_run()`, nothing is prepared.
 
     Raises:
         ValueError: a value is out of its range; says field, value and way out.
@@ -87,12 +144,30 @@ class ProcessorConfig:
     max_workers: int = 5
     timeout_per_item: float = 120.0
     retry: RetryConfig = field(default_factory=RetryConfig)
+    rate_limit: RateLimitConfig = field(default_factory=RateLimitConfig)
+    max_requests_per_minute: int | None = None
+    progress_interval: int = 10
+    progress_callback_timeout: float | None = 5.0
     max_queue_size: int = 0
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, got {self.max_workers}; use 1 to run items one by one")
         if self.timeout_per_item <= 0:
             raise ValueError(f"timeout_per_item must be above zero seconds, got {self.timeout_per_item}; try 120")
+        if self.max_requests_per_minute is not None and self.max_requests_per_minute < 1:
+            raise ValueError(
+                f"max_requests_per_minute must be at least 1, got {self.max_requests_per_minute}; use None for no limit"
+            )
+        if self.progress_interval < 1:
+            raise ValueError(
+                f"progress_interval must be at least 1, got {self.progress_interval}; use 1 to hear of every item"
+            )
+        if self.progress_callback_timeout is not None and self.progress_callback_timeout <= 0:
+            raise ValueError(
+                f"progress_callback_timeout must be above zero seconds, got {self.progress_callback_timeout}; "
+                "use None for no limit"
+            )
         if self.max_queue_size < 0:
             raise ValueError(f"max_queue_size must not be negative, got {self.max_queue_size}; use 0 for no limit")

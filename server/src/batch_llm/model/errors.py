@@ -42,6 +42,7 @@ class ErrorReason(StrEnum):
     CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
     CACHE_EXPIRED = "CACHE_EXPIRED"
+    CONTENT_BLOCKED = "CONTENT_BLOCKED"
 
 
 class BatchLLMError(Exception):
@@ -150,6 +151,7 @@ class ErrorInfo:
         suggested_wait: seconds that the provider asked to wait.
         reason: the reason reported for the item; derived from the flags where a classifier gives none.
         metadata: facts behind the reason.
+        is_overload: the provider says that it has too much to do (503, 529).
     """
 
     is_retryable: bool
@@ -159,6 +161,7 @@ class ErrorInfo:
     suggested_wait: float | None = None
     reason: ErrorReason | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    is_overload: bool = False
 
     @property
     def item_reason(self) -> ErrorReason:
@@ -180,6 +183,7 @@ class ErrorClassifier(Protocol):
         ...
 
 
+_OVERLOAD = frozenset({503, 529})
 _BUGS = (
     ValueError,
     TypeError,
@@ -206,6 +210,7 @@ class DefaultErrorClassifier:
                     retryable=exception.retryable,
                     wait=exception.retry_after,
                     metadata=exception.metadata,
+                    overload=exception.status in _OVERLOAD,
                 )
             case BatchLLMError():
                 return _info(exception.reason, metadata=exception.metadata)
@@ -216,7 +221,7 @@ class DefaultErrorClassifier:
             return _info(ErrorReason.VALIDATION_FAILED, metadata={"errors": str(exception)})
         status = _status_of(exception)
         if status is not None:
-            return _info(reason_of_status(status))
+            return _info(reason_of_status(status), overload=status in _OVERLOAD)
         if isinstance(exception, TimeoutError):
             return _info(ErrorReason.PROVIDER_TIMEOUT)
         if isinstance(exception, _BUGS):
@@ -230,6 +235,7 @@ def _info(
     retryable: bool | None = None,
     wait: float | None = None,
     metadata: Mapping[str, str] | None = None,
+    overload: bool = False,
 ) -> ErrorInfo:
     return ErrorInfo(
         is_retryable=reason in RETRYABLE_REASONS if retryable is None else retryable,
@@ -239,6 +245,7 @@ def _info(
         suggested_wait=wait,
         reason=reason,
         metadata=metadata or {},
+        is_overload=overload,
     )
 
 

@@ -64,6 +64,8 @@ class WorkItemResult(Generic[TOutput, TContext]):
         cache_discount: share of the input price that a cached token of this model saves.
         submission_index: the item's place among those submitted, from 0.
         sequence: the result's place among those delivered, from 1.
+        text: the answer as the model gave it, where `output` was made from it.
+        exception: what went wrong, as it was raised; None on success and for items that were not run.
     """
 
     item_id: str
@@ -85,6 +87,8 @@ class WorkItemResult(Generic[TOutput, TContext]):
     cache_discount: float = DEFAULT_CACHE_DISCOUNT
     submission_index: int = 0
     sequence: int = 0
+    text: str | None = None
+    exception: BaseException | None = field(default=None, repr=False, compare=False)
 
 
 AnyResult = WorkItemResult[Any, Any]

@@ -20,6 +20,7 @@ class BatchTotals:
         "input_tokens",
         "output_tokens",
         "succeeded",
+        "total_tokens",
     )
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class BatchTotals:
         self.input_tokens = 0
         self.output_tokens = 0
         self.cached_tokens = 0
+        self.total_tokens = 0
         self.failures_by_reason: dict[str, int] = {}
         self._cached_by_discount: dict[float, int] = {}
 
@@ -42,6 +44,7 @@ class BatchTotals:
         usage = result.token_usage
         self.input_tokens += usage.get("input_tokens", 0)
         self.output_tokens += usage.get("output_tokens", 0)
+        self.total_tokens += usage.get("total_tokens", 0)
         cached = usage.get("cached_input_tokens", 0)
         if cached:
             self.cached_tokens += cached

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Generic
 
 from batch_llm.caching import ContextCache
 from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage, TOutput
-
-from .limiter import Limiter
+from batch_llm.quota import Limiter
 
 Reply = tuple[Any, TokenUsage] | tuple[Any, TokenUsage, Mapping[str, Any]]
 """What `execute` returns: the output, its tokens and, if there is more to say, a mapping with any of
@@ -26,11 +25,18 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
         cache_discount: share of the input price that a cached token saves.
         context_cache: the strategy's context cache, if it has one; made usable before every attempt.
         limiter: bounds the calls in flight at its provider; strategies on one provider share it.
+        quota_key: strategies with the same key share a quota scope: same provider, credentials and model. None: this
+            instance has its own.
+        output_model: a pydantic model that text outputs must match as JSON; results then carry its instances.
+        escalation: strategies to move up to, one after another, when outputs do not pass validation.
     """
 
     cache_discount: float = DEFAULT_CACHE_DISCOUNT
     context_cache: ContextCache | None = None
     limiter: Limiter | None = None
+    quota_key: Hashable | None = None
+    escalation: Sequence[LLMCallStrategy[Any]] = ()
+    output_model: type[Any] | None = None
 
     async def prepare(self) -> None:
         """Get ready, e.g. open a client. Called once for a shared instance, before its first `execute`."""
@@ -59,6 +65,20 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
 
     async def cleanup(self) -> None:
         """Release what `prepare` took. Called once, when the last user has gone. Leaves caches alive."""
+
+    def with_feedback(self, prompt: str, output: str, errors: Sequence[str]) -> str:
+        """The prompt of the attempt that follows an output that did not pass validation.
+
+        Args:
+            prompt: the item's prompt.
+            output: the output, as the model gave it.
+            errors: what is wrong with it.
+        """
+        problems = "\n".join(f"- {error}" for error in errors)
+        return (
+            f"{prompt}\n\nYour last answer was:\n{output}\n\nIt was not accepted:\n{problems}\n\n"
+            "Answer again and mend this."
+        )
 
     async def dry_run(self, prompt: str) -> tuple[Any, TokenUsage]:
         """Answer without a provider and without cost."""

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batch_llm.caching import CachePolicy, CacheRecord, CacheRegistry, ContextCache, CreatedCache, fingerprint
 from batch_llm.model import ErrorReason, ProviderError, TokenUsage
+from batch_llm.quota import SlidingWindow
 
 from .base import LLMCallStrategy
-from .limiter import Limiter
 
 MODEL = "simulated"
 _ECHO_CHARACTERS = 60
@@ -52,6 +52,7 @@ class SimulatedScript(SimulatedUsage):
     """What a prompt `{"simulate": {...}}` may say."""
 
     reply: str | None = Field(None, description="the output; absent: a short echo")
+    replies: tuple[str, ...] = Field((), description="outputs of the first, second, … call; after the last, `reply`")
     latency_ms: float = Field(0, ge=0, le=_LONGEST_SECONDS * 1000, description="how long the call takes")
     finish_reason: str = "stop"
     safety_ratings: dict[str, str] = Field(default_factory=dict)
@@ -62,6 +63,51 @@ class SimulatedScript(SimulatedUsage):
 
 
 _ECHO = SimulatedScript.model_validate({})
+
+
+class HiddenLimits:
+    """What a simulated provider takes before it answers 429, which callers have to find out.
+
+    Args:
+        max_in_flight: calls at a time; None for no limit.
+        requests_per_minute: calls in any 60 seconds; None for no limit.
+        clock: monotonic seconds; None: the event loop's.
+    """
+
+    def __init__(
+        self,
+        max_in_flight: int | None = None,
+        requests_per_minute: int | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.throttled = 0
+        self.served = 0
+        self._max_in_flight = max_in_flight
+        self._window = SlidingWindow(requests_per_minute) if requests_per_minute is not None else None
+        self._in_flight = 0
+        self._clock = clock
+
+    def enter(self) -> None:
+        """Begin a call.
+
+        Raises:
+            ProviderError: 429, as a provider would: RATE_LIMITED, without a `retry_after`.
+        """
+        now = self._clock() if self._clock is not None else asyncio.get_running_loop().time()
+        if self._max_in_flight is not None and self._in_flight >= self._max_in_flight:
+            self.throttled += 1
+            raise ProviderError("simulated: too many calls in flight", status=429)
+        if self._window is not None:
+            if self._window.wait(now) > 0:
+                self.throttled += 1
+                raise ProviderError("simulated: too many calls in a minute", status=429)
+            self._window.take(now)
+        self.served += 1
+        self._in_flight += 1
+
+    def leave(self) -> None:
+        """End a call."""
+        self._in_flight -= 1
 
 
 class SimulatedStrategy(LLMCallStrategy[str]):
@@ -78,7 +124,7 @@ class SimulatedStrategy(LLMCallStrategy[str]):
         cache_tags: part of the cache's identity.
         registry: where caches are remembered.
         provider: the provider's name.
-        limiter: the provider's bound on calls in flight.
+        hidden_limits: what the provider takes, shared by its strategies; None: everything.
         clock: seconds since the epoch.
         sleep: waits for seconds.
     """
@@ -94,11 +140,11 @@ class SimulatedStrategy(LLMCallStrategy[str]):
         cache_tags: Mapping[str, str] | None = None,
         registry: CacheRegistry | None = None,
         provider: str = "simulated",
-        limiter: Limiter | None = None,
+        hidden_limits: HiddenLimits | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.limiter = limiter
+        self._hidden_limits = hidden_limits
         self._model = model
         self._clock = clock
         self._sleep = sleep
@@ -127,13 +173,30 @@ class SimulatedStrategy(LLMCallStrategy[str]):
         self, prompt: str, attempt: int, timeout: float, state: dict[str, Any] | None = None
     ) -> tuple[str, TokenUsage, Mapping[str, Any]]:
         """Do as the prompt says."""
+        hidden = self._hidden_limits
+        if hidden is None:
+            return await self._answer(prompt, attempt, state)
+        hidden.enter()
+        try:
+            return await self._answer(prompt, attempt, state)
+        finally:
+            hidden.leave()
+
+    async def _answer(
+        self, prompt: str, attempt: int, state: dict[str, Any] | None
+    ) -> tuple[str, TokenUsage, Mapping[str, Any]]:
         script = parse_script(prompt)
-        failure = script.errors[attempt - 1] if attempt <= len(script.errors) else script.error
+        calls = attempt
+        if state is not None:  # a throttled call is no attempt, but it is a call
+            calls = state["simulated_calls"] = state.get("simulated_calls", 0) + 1
+        failure = script.errors[calls - 1] if calls <= len(script.errors) else script.error
         if failure is not None:
             await self._fail(failure, prompt)
         if script.latency_ms:
             await self._sleep(script.latency_ms / 1000)
-        reply = script.reply if script.reply is not None else f"simulated: {prompt[:_ECHO_CHARACTERS]}"
+        reply = script.replies[calls - 1] if calls <= len(script.replies) else script.reply
+        if reply is None:
+            reply = f"simulated: {prompt[:_ECHO_CHARACTERS]}"
         metadata = self._metadata
         if script is not _ECHO:
             metadata = {
@@ -189,6 +252,10 @@ class SimulatedStrategy(LLMCallStrategy[str]):
         """See `CacheBackend`."""
         return True
 
+    def lost_cache(self, record: CacheRecord) -> bool:
+        """See `CacheBackend`."""
+        return False
+
 
 def estimate_tokens(text: str) -> int:
     """Four characters to a token, rounded up; at least 0."""
@@ -204,7 +271,8 @@ def parse_script(prompt: str) -> SimulatedScript:
     if not prompt.lstrip().startswith("{"):
         return _ECHO
     try:
-        document = json.loads(prompt)
+        # What follows the object, such as feedback on an answer, is no part of the script.
+        document, _ = json.JSONDecoder().raw_decode(prompt.lstrip())
     except ValueError:
         return _ECHO
     if "simulate" not in document:

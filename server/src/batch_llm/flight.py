@@ -1,0 +1,58 @@
+"""Work that is done once and awaited by many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+from batch_llm.model import ProviderError
+
+
+class Flight:
+    """A coroutine that runs in the event loop that begins it; callers in any loop may wait for it.
+
+    A caller that is cancelled gives up waiting; the flight goes on.
+
+    Args:
+        coroutine: what is done.
+        name: the task's name.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        self._outcome: Future[None] = Future()
+        self._task = asyncio.create_task(self._run(coroutine), name=name)
+        self._task.add_done_callback(lambda _: self._ended(coroutine))
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._outcome.done()
+
+    async def wait(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            Exception: what it raised.
+        """
+        await asyncio.shield(asyncio.wrap_future(self._outcome))
+
+    def cancel(self) -> None:
+        """Cancel it; those who wait get an error that may be tried again."""
+        loop = self._task.get_loop()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._task.cancel)
+
+    async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            await coroutine
+        except Exception as error:
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(None)
+
+    def _ended(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if not self._outcome.done():  # cancelled, perhaps before it began
+            coroutine.close()
+            self._outcome.set_exception(ProviderError("it was cancelled; try again"))

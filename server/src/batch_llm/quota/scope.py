@@ -1,0 +1,300 @@
+"""One provider's quota for one model: who may call now, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig
+
+from .adaptive import AdaptiveLimit, Limited, Sent
+from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
+from .fair_queue import FairQueue
+from .window import Entry, SlidingWindow
+
+LONGEST_SUGGESTED_WAIT_SECONDS = 3600.0
+_SHORTEST_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaLimits:
+    """What a quota scope keeps to.
+
+    Args:
+        max_concurrency: calls in flight at most; None to leave that to others; "adaptive" to find it out.
+        requests_per_minute: calls in any 60 seconds at most; None for no limit.
+        tokens_per_minute: tokens in any 60 seconds at most, reserved by estimate and corrected; None for no limit.
+    """
+
+    max_concurrency: int | str | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+    def __post_init__(self) -> None:
+        concurrency = self.max_concurrency
+        if isinstance(concurrency, str) and concurrency != "adaptive":
+            raise ValueError(f"max_concurrency must be a number or 'adaptive', got {concurrency!r}")
+        for name in ("max_concurrency", "requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}; leave it out for no limit")
+
+
+class Admission:
+    """A call that may be made, until it is released.
+
+    Args:
+        at: monotonic seconds.
+        in_flight: calls in flight then, itself included.
+        pause: number of the scope's last pause then.
+    """
+
+    __slots__ = ("at", "in_flight", "pause", "request", "sent", "tokens")
+
+    def __init__(self, at: float, in_flight: int, pause: int) -> None:
+        self.at = at
+        self.in_flight = in_flight
+        self.pause = pause
+        self.request: Entry | None = None
+        self.tokens: tuple[Entry, int] | None = None
+        self.sent: Sent | None = None
+
+
+class QuotaScope:
+    """Admits calls: within budgets, not during a pause, in turn between tenants.
+
+    A pause belongs to the scope, not to the item that met the 429: it ends when it ends. It is a time, so whoever
+    waits looks again before every call.
+
+    Args:
+        name: for events.
+        limits: what it keeps to.
+        strategy: how long it pauses and how it starts again; None: v0.2's defaults.
+        events: told of pauses.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        limits: QuotaLimits | None = None,
+        strategy: RateLimitStrategy | None = None,
+        *,
+        events: EngineEvents | None = None,
+    ) -> None:
+        limits = limits or QuotaLimits()
+        self.name = name
+        self.in_flight = 0
+        self.adaptive = AdaptiveLimit() if limits.max_concurrency == "adaptive" else None
+        self._max_concurrency = limits.max_concurrency if isinstance(limits.max_concurrency, int) else None
+        self._requests = SlidingWindow(limits.requests_per_minute) if limits.requests_per_minute else None
+        self._tokens = SlidingWindow(limits.tokens_per_minute) if limits.tokens_per_minute else None
+        self._strategy = strategy or ExponentialBackoffStrategy.of(RateLimitConfig())
+        self._events = events
+        self._queue = FairQueue()
+        self._granted: dict[asyncio.Future[None], Admission] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused_until = 0.0
+        self._pauses = 0
+        self._pauses_in_row = 0
+        self._probe: Admission | None = None  # the one call that tries whether the provider takes calls again
+        self._since_resume: int | None = None  # calls since the pause while they are spaced out
+        self._next_start_at = 0.0
+        self._mean_tokens = 0.0
+        self._plain = self.adaptive is None and self._requests is None and self._tokens is None
+
+    # -- admission ---------------------------------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int | None:
+        """Calls in flight at most, now; None for no limit of its own."""
+        return int(self.adaptive.limit) if self.adaptive is not None else self._max_concurrency
+
+    async def admit(self, tenant: Hashable, prompt_tokens: int = 0) -> Admission:
+        """Wait for a turn.
+
+        Args:
+            tenant: who asks; tenants take turns.
+            prompt_tokens: an estimate of the prompt's tokens.
+        """
+        loop = asyncio.get_running_loop()
+        tokens = self._estimate(prompt_tokens)
+        if not self._queue and self._wait(loop.time(), tokens) == 0.0:
+            return self._start(loop.time(), tokens)
+        waiter = self._queue.add(tenant, tokens)
+        self._dispatch()
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled():
+                # Admitted in the moment of the cancellation, and nothing was called.
+                self._give_back(self._granted.pop(waiter.future))
+            raise
+        return self._granted.pop(waiter.future)
+
+    def release(self, admission: Admission, *, succeeded: bool, tokens: int | None = None) -> None:
+        """Note that a call has ended.
+
+        Args:
+            admission: what `admit` gave.
+            succeeded: whether the provider answered with an output.
+            tokens: what it used; None where that is not known, which leaves the estimate.
+        """
+        now = asyncio.get_running_loop().time()
+        if tokens is not None:
+            self._mean_tokens += 0.1 * (tokens - self._mean_tokens) if self._mean_tokens else tokens
+            if self._tokens is not None and admission.tokens is not None:
+                entry, reserved = admission.tokens
+                self._tokens.adjust(entry, tokens - reserved)
+        if succeeded:
+            if admission.pause == self._pauses:
+                self._pauses_in_row = 0
+            if self.adaptive is not None:
+                all_in_use = self.in_flight >= int(self.adaptive.limit)
+                self.adaptive.succeeded(admission.in_flight, now - admission.at, all_in_use=all_in_use)
+        self._leave(admission)
+
+    async def throttled(self, admission: Admission, suggested_wait: float | None) -> None:
+        """Note that the provider answered a call with 429; pauses the scope. Call `release` as well.
+
+        Args:
+            admission: what `admit` gave.
+            suggested_wait: seconds that the provider asked to wait; a floor, up to an hour.
+        """
+        now = asyncio.get_running_loop().time()
+        floor = min(suggested_wait or 0.0, LONGEST_SUGGESTED_WAIT_SECONDS)
+        self._emit(ProcessingEvent.RATE_LIMIT_HIT, suggested_wait=suggested_wait)
+        limited = Limited.UNKNOWN
+        if self.adaptive is not None and admission.sent is not None:
+            limited = self.adaptive.throttled(now, admission.in_flight, admission.sent)
+        if self._requests is not None and admission.request is not None:
+            self._requests.adjust(admission.request, -1)
+        if admission.pause < self._pauses:
+            # It was under way when an earlier 429 paused the scope: no news, except how long the provider wants.
+            self._paused_until = max(self._paused_until, now + floor) if floor else self._paused_until
+            return
+        self._pauses += 1
+        self._pauses_in_row += 1
+        count = self._pauses
+        if limited is Limited.RATE:
+            pause = floor  # the learnt rate does the rest
+        elif limited is Limited.CONCURRENCY:
+            pause = max(floor, _SHORTEST_PAUSE_SECONDS * self._pauses_in_row)
+        elif self.adaptive is not None and floor:
+            pause = floor
+        else:
+            pause = max(floor, await self._strategy.on_rate_limit(0, self._pauses_in_row))
+        self._pause(asyncio.get_running_loop().time() + pause, pause, count)
+
+    def overloaded(self) -> None:
+        """Note that the provider says it is overloaded."""
+        if self.adaptive is not None:
+            self.adaptive.overloaded()
+
+    def cooldown_remaining(self, now: float) -> float:
+        """Seconds until the pause ends; 0 without one."""
+        return max(0.0, self._paused_until - now)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _estimate(self, prompt_tokens: int) -> int:
+        """Tokens to reserve: what calls have used of late, but no less than the prompt."""
+        return max(prompt_tokens, round(self._mean_tokens), 1) if self._tokens is not None else 0
+
+    def _wait(self, now: float, tokens: int) -> float | None:
+        """Seconds until a call may start; 0 for now, None until another has ended."""
+        if now < self._paused_until:
+            return self._paused_until - now
+        limit = self.limit
+        if self._probe is not None or (limit is not None and self.in_flight >= limit):
+            return None
+        if self._plain and self._since_resume is None:
+            return 0.0
+        return max(
+            self._next_start_at - now if self._since_resume is not None else 0.0,
+            self._requests.wait(now) if self._requests is not None else 0.0,
+            self._tokens.wait(now, tokens) if self._tokens is not None else 0.0,
+            self.adaptive.wait(now) if self.adaptive is not None else 0.0,
+            0.0,
+        )
+
+    def _start(self, now: float, tokens: int) -> Admission:
+        self.in_flight += 1
+        admission = Admission(now, self.in_flight, self._pauses)
+        if self._requests is not None:
+            admission.request = self._requests.take(now)
+        if self._tokens is not None:
+            admission.tokens = self._tokens.take(now, tokens), tokens
+        if self.adaptive is not None:
+            admission.sent = self.adaptive.started(now)
+            if self._pauses_in_row > 1:
+                self._probe = admission
+        if self._since_resume is not None:
+            spaced, delay = self._strategy.should_apply_slow_start(self._since_resume)
+            self._since_resume = self._since_resume + 1 if spaced else None
+            self._next_start_at = now + delay
+        return admission
+
+    def _give_back(self, admission: Admission) -> None:
+        """Undo an admission whose call was not made."""
+        if self._requests is not None and admission.request is not None:
+            self._requests.adjust(admission.request, -1)
+        if self._tokens is not None and admission.tokens is not None:
+            entry, reserved = admission.tokens
+            self._tokens.adjust(entry, -reserved)
+        self._leave(admission)
+
+    def _leave(self, admission: Admission) -> None:
+        self.in_flight -= 1
+        if self._probe is admission:
+            self._probe = None
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Admit those whose turn it is; look again when time alone will let the next one go."""
+        while (waiter := self._queue.first()) is not None:
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            wait = self._wait(now, waiter.tokens)
+            if wait is None:
+                return
+            if wait > 0.0:
+                self._look_again(loop, now + wait)
+                return
+            self._granted[waiter.future] = self._start(now, waiter.tokens)
+            self._queue.admit_first()
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if self._timer is not None:
+            if not self._timer.cancelled() and self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    def _pause(self, until: float, seconds: float, count: int) -> None:
+        self._paused_until = max(self._paused_until, until)
+        if self.adaptive is None:
+            self._since_resume = 0
+            self._next_start_at = 0.0
+        self._emit(ProcessingEvent.COOLDOWN_STARTED, duration=seconds, consecutive=self._pauses_in_row)
+        if self._events is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_at(self._paused_until, self._resumed, count, loop.time())
+
+    def _resumed(self, count: int, since: float) -> None:
+        loop = asyncio.get_running_loop()
+        if count != self._pauses:
+            return  # a later pause has taken its place
+        if loop.time() < self._paused_until:
+            loop.call_at(self._paused_until, self._resumed, count, since)
+        else:
+            self._emit(ProcessingEvent.COOLDOWN_ENDED, duration=loop.time() - since)
+
+    def _emit(self, event: ProcessingEvent, **data: Any) -> None:
+        if self._events is not None:
+            self._events(event, {"scope": self.name, **data})

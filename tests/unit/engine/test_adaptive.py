@@ -1,0 +1,113 @@
+"""Adaptive concurrency finds hidden limits of a simulated provider. Time is virtual."""
+
+import asyncio
+import json
+import random
+from dataclasses import dataclass
+
+import pytest
+
+from batch_llm.executor import Executor, Work
+from batch_llm.model import ExecutionPolicy, RetryConfig
+from batch_llm.processor import BatchSession
+from batch_llm.quota import AdaptiveLimit, QuotaLimits, QuotaScope
+from batch_llm.shared import SharedStrategy
+from batch_llm.strategies.simulated import HiddenLimits, SimulatedStrategy
+
+
+@dataclass
+class Outcome:
+    seconds: float
+    late_rate: float  # items a second in the later half
+    wasted: float  # share of calls that met a 429
+    failed: int
+    scope: QuotaScope
+
+
+async def run(hidden: HiddenLimits, items: int, latency_ms: float, spread: float) -> Outcome:
+    draw = random.Random(1)
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds * draw.uniform(1 - spread, 1 + spread))
+
+    scope = QuotaScope(limits=QuotaLimits("adaptive"))
+    shared = SharedStrategy(SimulatedStrategy(hidden_limits=hidden, sleep=sleep), scope=scope)
+    executor = Executor(ExecutionPolicy(RetryConfig(max_rate_limit_retries=100)))
+    session = BatchSession(executor.run, max_concurrency=1024)
+    prompt = json.dumps({"simulate": {"latency_ms": latency_ms}})
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+
+    async def feed() -> None:
+        await session.submit(Work(str(number), prompt, shared) for number in range(items))
+        session.close()
+
+    feeding = asyncio.create_task(feed())
+    done = failed = 0
+    half = None
+    while results := await session.take(1000):
+        done += len(results)
+        failed += sum(not result.success for result in results)
+        if half is None and done >= items / 2:
+            half = (loop.time(), done)
+    await feeding
+    assert half is not None
+    late_rate = (done - half[1]) / (loop.time() - half[0])
+    calls = hidden.served + hidden.throttled
+    return Outcome(loop.time() - start, late_rate, hidden.throttled / calls, failed, scope)
+
+
+@pytest.mark.parametrize(
+    ("limit", "items", "latency_ms", "spread"),
+    [(40, 5000, 500, 0.0), (40, 5000, 500, 0.3), (5, 2000, 500, 0.3), (200, 30_000, 1000, 0.3)],
+)
+async def test_it_finds_how_many_may_be_in_flight(limit: int, items: int, latency_ms: float, spread: float) -> None:
+    outcome = await run(HiddenLimits(max_in_flight=limit), items, latency_ms, spread)
+    assert outcome.failed == 0
+    assert outcome.wasted < 0.02
+    assert outcome.late_rate >= 0.9 * limit / (latency_ms / 1000)
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "items", "latency_ms", "spread"),
+    [(600, 3000, 500, 0.3), (600, 3000, 1000, 0.0), (600, 3000, 100, 0.3), (60, 600, 1000, 0.3)],
+)
+async def test_it_finds_how_many_a_minute(per_minute: int, items: int, latency_ms: float, spread: float) -> None:
+    outcome = await run(HiddenLimits(requests_per_minute=per_minute), items, latency_ms, spread)
+    assert outcome.failed == 0
+    assert outcome.wasted < 0.02
+    assert outcome.late_rate >= 0.9 * per_minute / 60
+    assert outcome.scope.adaptive is not None
+    assert outcome.scope.adaptive.rate is not None
+    assert outcome.scope.adaptive.rate.limit == pytest.approx(per_minute, rel=0.1)
+
+
+def test_it_stops_growing_when_calls_get_slow_and_backs_off_when_they_get_very_slow() -> None:
+    limit = AdaptiveLimit()
+    for _ in range(200):
+        limit.succeeded(10, 1.0, all_in_use=True)
+    grown = limit.limit
+    for _ in range(40):
+        limit.succeeded(10, 3.0, all_in_use=True)
+    held = limit.limit
+    for _ in range(10):
+        limit.succeeded(10, 3.0, all_in_use=True)
+    assert grown > 16
+    assert limit.limit == held
+    for _ in range(100):
+        limit.succeeded(10, 30.0, all_in_use=True)
+    assert limit.limit < held
+
+
+def test_it_does_not_grow_when_nothing_waits_for_it() -> None:
+    limit = AdaptiveLimit()
+    for _ in range(100):
+        limit.succeeded(1, 1.0, all_in_use=False)
+    assert limit.limit == 4
+
+
+def test_an_overloaded_provider_gets_less() -> None:
+    limit = AdaptiveLimit()
+    limit.limit = 100.0
+    limit.overloaded()
+    assert limit.limit == 70
