@@ -1,6 +1,19 @@
 """Batches: the session that runs one, and the in-process face."""
 
+from .hooks import BaseMiddleware, BaseObserver, Middleware, PostProcessor, ProcessorObserver, ProgressCallback
+from .metrics import MetricsObserver
 from .processor import ParallelBatchProcessor
-from .session import BatchSession
+from .session import BatchSession, Runner
 
-__all__ = ["BatchSession", "ParallelBatchProcessor"]
+__all__ = [
+    "BaseMiddleware",
+    "BaseObserver",
+    "BatchSession",
+    "MetricsObserver",
+    "Middleware",
+    "ParallelBatchProcessor",
+    "PostProcessor",
+    "ProcessorObserver",
+    "ProgressCallback",
+    "Runner",
+]

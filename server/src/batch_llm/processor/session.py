@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
-from batch_llm.executor import Executor, Work, failure
+from batch_llm.executor import Work, failure
 from batch_llm.model import AnyResult, BatchTotals, ErrorReason
 from batch_llm.shared import SharedStrategy
 
@@ -16,8 +17,12 @@ logger = logging.getLogger("batch_llm")
 INBOX_ITEMS = 1024
 INBOX_BYTES = 32 * 1024 * 1024
 OUTBOX_ITEMS = 1024
+OUTBOX_BYTES = 64 * 1024 * 1024
 # A worker whose items never wait for anything lets others run after so many.
 _ITEMS_BEFORE_YIELD = 64
+
+Runner = Callable[[Work], Awaitable[AnyResult]]
+"""Gives an item's one result, e.g. `Executor.run`."""
 
 
 class _Lane:
@@ -36,36 +41,44 @@ class BatchSession:
     """Runs the items of one batch.
 
     Items go in with `submit`, which waits while the inbox is full; results come out of `take`. Items are not started
-    while more than `outbox_items` results wait to be taken, so memory follows what is in flight, not the batch.
+    while the outbox is full, results under way included, so memory follows what is in flight, not the batch.
 
     Args:
-        executor: runs one item.
+        runner: runs one item.
         max_concurrency: items in flight at most.
         ordered: results in the order of submission instead of completion.
         inbox_items: items that may wait to be run.
         inbox_bytes: bytes of prompts and contexts that may wait to be run; one item may exceed it.
         outbox_items: results that may wait to be taken, those under way included.
+        outbox_bytes: bytes that these may hold; one item may exceed it.
+        worker: wraps a worker from its start to its stop.
     """
 
     def __init__(
         self,
-        executor: Executor,
+        runner: Runner,
         *,
         max_concurrency: int,
         ordered: bool = False,
         inbox_items: int = INBOX_ITEMS,
         inbox_bytes: int = INBOX_BYTES,
         outbox_items: int = OUTBOX_ITEMS,
+        outbox_bytes: int = OUTBOX_BYTES,
+        worker: Callable[[Callable[[], Awaitable[None]]], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.totals = BatchTotals()
         self.in_flight = 0
         self.waiting = 0
-        self._executor = executor
+        self.aborted = False
+        self._runner = runner
+        self._wrap_worker = worker
         self._max_concurrency = max_concurrency
         self._ordered = ordered
         self._inbox_items = inbox_items
         self._inbox_bytes = inbox_bytes
         self._outbox_items = outbox_items
+        self._outbox_bytes = outbox_bytes
+        self._held_bytes = 0
         self._lanes: dict[SharedStrategy | None, _Lane] = {}
         self._runnable: deque[_Lane] = deque()
         self._parked: deque[_Lane] = deque()  # until results are taken
@@ -88,14 +101,14 @@ class BatchSession:
 
     async def submit(self, works: Iterable[Work]) -> None:
         """Take items in, in order; waits while the inbox is full. One caller at a time."""
-        now = self._loop.time()
         for work in works:
             while self.waiting >= self._inbox_items or (self.waiting and self._waiting_bytes >= self._inbox_bytes):
                 self._start_worker()
                 self._space = self._loop.create_future()
                 await self._space
             work.index = self._submitted
-            work.accepted_at = now
+            work.accepted_at = self._loop.time()
+            work.tenant = self
             self._submitted += 1
             if self._cut_short is not None:
                 self._started_not_taken += 1
@@ -121,12 +134,12 @@ class BatchSession:
     # -- out ---------------------------------------------------------------------------------------------------------
 
     async def take(self, max_items: int) -> list[AnyResult]:
-        """All results that are ready, up to `max_items`; waits for one. Empty: the batch has ended.
+        """All results that are ready, up to `max_items`; waits for one. Empty: the batch has ended or was aborted.
 
         One caller at a time.
         """
         while not self._ready:
-            if self._closed and self._sequence == self._submitted:
+            if self.aborted or (self._closed and self._sequence == self._submitted):
                 return []
             self._news = self._loop.create_future()
             await self._news
@@ -137,6 +150,7 @@ class BatchSession:
         else:
             taken = [ready.popleft() for _ in range(max_items)]
         self._started_not_taken -= len(taken)
+        self._held_bytes -= sum(map(_result_size, taken))
         self._taken += len(taken)
         self._runnable.extend(self._parked)
         self._parked.clear()
@@ -149,11 +163,19 @@ class BatchSession:
         return bool(self._ready)
 
     async def abort(self) -> None:
-        """Cancel and join everything; what was not taken is gone."""
+        """Cancel and join everything; what was not taken is gone. An ended batch is none the worse for it."""
+        self.aborted = not (self._closed and self._sequence == self._submitted)
+        self._runnable.clear()
+        self._parked.clear()
+        self._tell()
         for worker in self._workers:
             worker.cancel()
         if self._workers:
             await asyncio.wait(self._workers)
+        # Tasks and futures refer back to the session, so what it holds would stay until the next garbage collection.
+        self._lanes.clear()
+        self._ready.clear()
+        self._held_back.clear()
 
     def cut_short(self, message: str) -> None:
         """End every item that has not ended, under way or waiting, with a result that says CANCELLED."""
@@ -189,7 +211,8 @@ class BatchSession:
         """Start one more worker if there is work for it. Each worker starts the next, so few are started in vain."""
         if self._runnable and not self._starting and len(self._workers) < self._max_concurrency:
             self._starting = True
-            worker = self._loop.create_task(self._work())
+            wrap = self._wrap_worker
+            worker = self._loop.create_task(self._work() if wrap is None else wrap(self._work))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
@@ -204,6 +227,8 @@ class BatchSession:
             self._leave_inbox(work)
             self.in_flight += 1
             self._started_not_taken += 1
+            size = _size(work)
+            self._held_bytes += size
             self._start_worker()
             try:
                 result = await self._run(work)
@@ -211,6 +236,7 @@ class BatchSession:
                 lane.active -= 1
                 self.in_flight -= 1
             self._queue(lane)
+            self._held_bytes -= size
             self._deliver(result)
             done += 1
             if done % _ITEMS_BEFORE_YIELD == 0:
@@ -227,22 +253,23 @@ class BatchSession:
 
     def _has_room(self, work: Work) -> bool:
         """Whether the outbox has room for the item's result."""
+        if self._ordered and work.index == self._sequence and not self._ready:
+            return True  # the next one in line must never wait behind results that wait for it
+        if self._held_bytes >= self._outbox_bytes:
+            return False
         if self._ordered:
-            # By place, not by number: the next one in line must never wait behind results that wait for it.
             return work.index < self._taken + self._outbox_items
         return self._started_not_taken < self._outbox_items
 
     async def _run(self, work: Work) -> AnyResult:
         try:
-            return await self._executor.run(work)
+            return await self._runner(work)
         except asyncio.CancelledError:
             if self._cut_short is None:
                 raise
             return failure(work, ErrorReason.CANCELLED, self._cut_short, retryable=True)
         except Exception as error:
-            # A bug of ours must not cost the batch a result.
-            logger.exception("the engine failed on item %r", work.item_id)
-            return failure(work, ErrorReason.INTERNAL, f"{type(error).__name__}: {error}")
+            return engine_failure(work, error)
 
     def _leave_inbox(self, work: Work) -> None:
         self.waiting -= 1
@@ -256,6 +283,7 @@ class BatchSession:
 
     def _deliver(self, result: AnyResult) -> None:
         self.totals.add(result)
+        self._held_bytes += _result_size(result)
         if not self._ordered:
             self._release(result)
         else:
@@ -277,8 +305,24 @@ class BatchSession:
                 news.set_result(None)
 
 
+def engine_failure(work: Work, error: Exception) -> AnyResult:
+    """The result of an item on which the engine itself failed: a bug of ours must not cost the batch a result."""
+    logger.exception("the engine failed on item %r", work.item_id, exc_info=error)
+    result = failure(work, ErrorReason.INTERNAL, f"{type(error).__name__}: {error}")
+    result.exception = error
+    return result
+
+
 def _size(work: Work) -> int:
-    context = work.context
-    prompt = work.prompt
-    size = len(prompt) if prompt.isascii() else len(prompt.encode())
-    return size + len(context) if isinstance(context, bytes) else size
+    return _bytes(work.prompt) + _bytes(work.context)
+
+
+def _result_size(result: AnyResult) -> int:
+    return _bytes(result.output) + _bytes(result.context)
+
+
+def _bytes(value: object) -> int:
+    """What a text or bytes take; other things are their owner's."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+    return len(value) if isinstance(value, bytes) else 0

@@ -1,0 +1,145 @@
+"""Calling a user's code so that neither its errors nor its slowness reach the items."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+logger = logging.getLogger("batch_llm")
+
+T = TypeVar("T")
+
+# Far more than a batch makes between two turns of the event loop: who keeps up misses nothing.
+FEED_CALLS = 16_384
+CLOSE_SECONDS = 5.0
+
+
+async def guarded(
+    name: str,
+    time_limit: float | None,
+    call: Callable[..., Awaitable[Any]],
+    *arguments: Any,
+    default: T,
+    kinds: type | tuple[type, ...] = object,
+) -> T:
+    """What the call gives, or `default` if it fails, takes too long or gives something else; the log says why.
+
+    Args:
+        name: whose call it is, for the log.
+        time_limit: seconds; None for no limit.
+        call: the user's code.
+        arguments: what it is called with.
+        default: what to go on with when it fails.
+        kinds: what it may give.
+
+    Raises:
+        CancelledError: the caller is being cancelled; a cancellation from within the call is its failure.
+    """
+    try:
+        async with asyncio.timeout(time_limit):
+            answer = await call(*arguments)
+        if isinstance(answer, kinds):
+            return cast("T", answer)  # what `kinds` says
+        logger.error("%s gave a %s; going on without it", name, type(answer).__name__)
+    except Exception:
+        logger.exception("%s failed; going on without it", name)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        logger.exception("%s was cancelled from within; going on without it", name)
+    return default
+
+
+class Feed:
+    """Calls one hook with what it is offered, in order, from a task of its own.
+
+    Args:
+        name: whose feed it is, for the log.
+        call: the hook.
+        time_limit: seconds that one call may take; None for no limit.
+        capacity: calls that may wait; the oldest give way.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[..., Awaitable[None]],
+        *,
+        time_limit: float | None,
+        capacity: int = FEED_CALLS,
+    ) -> None:
+        self._name = name
+        self._call = call
+        self._time_limit = time_limit
+        self._waiting: deque[tuple[Any, ...]] = deque()
+        self._capacity = capacity
+        self._dropped = 0
+        self._closing = False
+        self._news: asyncio.Future[None] | None = None
+        self._task = asyncio.create_task(self._run(), name=f"batch-llm-{name}")
+
+    def offer(self, *arguments: Any) -> None:
+        """Have the hook called with these; returns at once."""
+        if len(self._waiting) >= self._capacity:
+            self._waiting.popleft()
+            self._dropped += 1
+        self._waiting.append(arguments)
+        self._tell()
+
+    async def close(self) -> None:
+        """Make the calls that wait, for some seconds; the rest is dropped, and the log says how many."""
+        self._closing = True
+        self._tell()
+        try:
+            await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
+        finally:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            lost, self._dropped = self._dropped + len(self._waiting), 0
+            self._waiting.clear()
+            if lost:
+                logger.warning("%s was too slow: %d of its calls were dropped", self._name, lost)
+
+    async def _run(self) -> None:
+        while True:
+            while self._waiting:
+                await guarded(self._name, self._time_limit, self._call, *self._waiting.popleft(), default=None)
+            if self._closing:
+                return
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+
+class Threaded:
+    """A function, async or not, as an async one; one that is not runs in a thread, in one at a time.
+
+    So a callback that hangs holds one of the event loop's threads and not, call after call, all of them.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        # Of an object with an async `__call__`, only that says so.
+        self._is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+        self._thread: asyncio.Future[Any] | None = None
+
+    async def __call__(self, *arguments: Any) -> None:
+        """Call it, and wait for what it gives if that is to be waited for."""
+        if self._is_async:
+            await self._function(*arguments)
+            return
+        if self._thread is not None:
+            await asyncio.wait([self._thread])
+        self._thread = asyncio.get_running_loop().run_in_executor(None, self._function, *arguments)
+        await asyncio.wait([self._thread])
+        answer = self._thread.result()
+        if inspect.isawaitable(answer):
+            await answer
