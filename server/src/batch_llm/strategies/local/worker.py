@@ -7,10 +7,12 @@ serves until standard input ends, which it does when the sidecar ends, however t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -19,42 +21,44 @@ def main() -> None:
     # What the library prints must not be taken for an answer.
     sys.stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    os.umask(0o077)  # what is saved is made of prompts
     try:
-        import xllamacpp
-
-        parameters = xllamacpp.CommonParams()
-        parameters.model.path = wanted["model_path"]
-        parameters.n_ctx = wanted["context_tokens"] * wanted["slots"]
-        parameters.n_parallel = wanted["slots"]
-        parameters.cpuparams.n_threads = wanted["threads"]
-        parameters.cpuparams_batch.n_threads = wanted["threads"]
-        parameters.hostnames = [os.path.join(wanted["socket_dir"], "llama.sock")]
-        parameters.slot_save_path = wanted["slot_dir"] + os.sep
-        # A sliding window that is kept whole can be cut back to the shared prefix, and a restored one is complete.
-        parameters.swa_full = True
-        parameters.cache_ram_mib = 0
-        parameters.endpoint_slots = True
-        parameters.ui = False
-        parameters.warmup = False
-        parameters.verbosity = 1
-        server = xllamacpp.Server(parameters)
+        with contextlib.nullcontext(_load(wanted)):  # held, so that it serves
+            _answer({"ready": True})
+            sys.stdin.read()
     except Exception as error:
-        _answer({"error": f"{type(error).__name__}: {error}"})
-        _leave(wanted["socket_dir"])
-    _answer({"ready": True, "version": xllamacpp.__version__})
-    sys.stdin.read()
-    del server
-    _leave(wanted["socket_dir"])
+        with contextlib.suppress(OSError):  # the sidecar may be gone
+            _answer({"error": f"{type(error).__name__}: {error}"})
+    finally:
+        # Whatever happens: llama.cpp's threads would keep the process alive.
+        shutil.rmtree(wanted["socket_dir"], ignore_errors=True)
+        os._exit(0)
+
+
+def _load(wanted: dict[str, Any]) -> object:
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = wanted["model_path"]
+    parameters.n_ctx = wanted["context_tokens"] * wanted["slots"]
+    parameters.n_parallel = wanted["slots"]
+    parameters.cpuparams.n_threads = wanted["threads"]
+    parameters.cpuparams_batch.n_threads = wanted["threads"]
+    parameters.hostnames = [os.path.join(wanted["socket_dir"], "llama.sock")]
+    parameters.slot_save_path = wanted["slot_dir"] + os.sep
+    # A sliding window that is kept whole can be cut back to the shared prefix, and a restored one is complete.
+    parameters.swa_full = True
+    parameters.cache_ram_mib = 0
+    parameters.endpoint_slots = True
+    parameters.ui = False
+    parameters.warmup = False
+    parameters.verbosity = 1
+    return xllamacpp.Server(parameters)
 
 
 def _answer(message: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
-
-
-def _leave(socket_dir: str) -> None:
-    shutil.rmtree(socket_dir, ignore_errors=True)
-    os._exit(0)  # llama.cpp's threads have nothing to finish
 
 
 if __name__ == "__main__":
