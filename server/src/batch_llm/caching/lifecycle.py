@@ -91,6 +91,10 @@ class CacheBackend(Protocol):
         """Whether it is still there, as far as that can be known without cost."""
         ...
 
+    def lost_cache(self, record: CacheRecord) -> bool:
+        """Whether it is known to be gone; asked before every attempt, so at next to no cost."""
+        ...
+
 
 class ContextCache:
     """The context cache of one strategy.
@@ -132,6 +136,8 @@ class ContextCache:
         self._running: set[asyncio.Task[object]] = set()
         self._renewing = False
         self._last_seen: CacheRecord | None = None
+        self._attempts_made = 0
+        self._failure: Exception | None = None
 
     @property
     def record(self) -> CacheRecord | None:
@@ -160,11 +166,11 @@ class ContextCache:
             record = self._last_seen
         self._last_seen = record
         remaining = record.expire_time - self._clock() if record is not None else 0.0
-        if remaining > 0:
+        if record is not None and remaining > 0 and not self._backend.lost_cache(record):
             if remaining < self.policy.renewal_buffer_seconds and self.policy.auto_renew and not self._renewing:
                 self._renew_in_background()
             return
-        if record is not None and not self.policy.auto_renew:
+        if record is not None and remaining <= 0 and not self.policy.auto_renew:
             raise BatchLLMError(
                 f"the context cache {record.name} of strategy {self._strategy!r} has expired and auto_renew is off; "
                 "call CreateOrReuse or Renew, or set auto_renew = true",
@@ -175,13 +181,24 @@ class ContextCache:
     async def create_or_reuse(self, ttl_seconds: float | None = None) -> tuple[CacheRecord, bool]:
         """The usable cache, created if there is none; and whether it was there."""
 
+        asked = self._attempts_made
+
         async def operation() -> tuple[CacheRecord, bool]:
+            if self._failure is not None and self._attempts_made > asked:
+                raise self._failure.with_traceback(None)  # of the creation that this caller has waited for
             record = self._registry.reload(self._provider, self.fingerprint)
             self._last_seen = record
             if record is not None and self._clock() < record.expire_time and await self._backend.holds_cache(record):
                 logger.info("Reusing existing context cache %s of strategy %r", record.name, self._strategy)
                 return record, True
-            return await self._create(ttl_seconds), False
+            self._attempts_made += 1
+            try:
+                created = await self._create(ttl_seconds)
+            except Exception as error:
+                self._failure = error
+                raise
+            self._failure = None
+            return created, False
 
         return await self._exclusively(operation)
 
@@ -264,13 +281,24 @@ class ContextCache:
         for record in self._registry.list():
             if record.provider != self._provider or record.expire_time > now:
                 continue
-            try:
-                await self._backend.drop_cache(record)
-            except Exception:
-                # It stays on record, so the next creation tries again.
-                logger.warning("could not clear away the expired context cache %s", record.name, exc_info=True)
-            else:
-                self._registry.remove(record.provider, record.fingerprint)
+            if record.fingerprint == self.fingerprint:
+                await self._drop_one(record)  # under this very lock
+                continue
+            lock = self._registry.lock(record.provider, record.fingerprint)
+            if lock.locked():
+                continue  # somebody is at it
+            async with lock:
+                if self._registry.reload(record.provider, record.fingerprint) == record:
+                    await self._drop_one(record)
+
+    async def _drop_one(self, record: CacheRecord) -> None:
+        try:
+            await self._backend.drop_cache(record)
+        except Exception:
+            # It stays on record, so the next creation tries again.
+            logger.warning("could not clear away the expired context cache %s", record.name, exc_info=True)
+        else:
+            self._registry.remove(record.provider, record.fingerprint)
 
     def _renew_in_background(self) -> None:
         self._renewing = True
