@@ -335,6 +335,7 @@ class BatchProgress(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    COOLDOWN_FIELD_NUMBER: _builtins.int
     done: _builtins.int
     """Items that ended, failed ones included."""
     failed: _builtins.int
@@ -353,6 +354,10 @@ class BatchProgress(_message.Message):
     def elapsed(self) -> _duration_pb2.Duration:
         """Since `open`."""
 
+    @_builtins.property
+    def cooldown(self) -> _duration_pb2.Duration:
+        """The longest pause, of the quota scopes that this batch uses, that is still to come; absent without one."""
+
     def __init__(
         self,
         *,
@@ -364,10 +369,11 @@ class BatchProgress(_message.Message):
         output_tokens: _builtins.int = ...,
         cached_input_tokens: _builtins.int = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        cooldown: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cooldown", b"cooldown", "elapsed", b"elapsed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_input_tokens", b"cached_input_tokens", "done", b"done", "elapsed", b"elapsed", "failed", b"failed", "in_flight", b"in_flight", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_input_tokens", b"cached_input_tokens", "cooldown", b"cooldown", "done", b"done", "elapsed", b"elapsed", "failed", b"failed", "in_flight", b"in_flight", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,6 +140,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The strategy's context cache has expired and its `auto_renew` is off.
     Example: a job that runs longer than `cache_ttl`. Call Renew or CreateOrReuse, or switch `auto_renew` on.
     """
+    ERROR_REASON_CONTENT_BLOCKED: _ErrorReason.ValueType  # 35
+    """The provider's content filter stopped the prompt or the output, or the model refused to answer; another attempt
+    would not help. Metadata `finish_reason` where there is one. What the attempt cost is in the item's usage.
+    Example: `finish_reason: content_filter`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why an item or an RPC failed. Clients branch on this value, never on message text.
@@ -265,5 +270,10 @@ Example: a TypeError in a strategy. Report it with the message.
 ERROR_REASON_CACHE_EXPIRED: ErrorReason.ValueType  # 34
 """The strategy's context cache has expired and its `auto_renew` is off.
 Example: a job that runs longer than `cache_ttl`. Call Renew or CreateOrReuse, or switch `auto_renew` on.
+"""
+ERROR_REASON_CONTENT_BLOCKED: ErrorReason.ValueType  # 35
+"""The provider's content filter stopped the prompt or the output, or the model refused to answer; another attempt
+would not help. Metadata `finish_reason` where there is one. What the attempt cost is in the item's usage.
+Example: `finish_reason: content_filter`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

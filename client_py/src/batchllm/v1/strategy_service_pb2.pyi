@@ -84,6 +84,7 @@ class StrategySpec(_message.Message):
     OUTPUT_JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     ATTEMPT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ESCALATION_MODELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 64 letters, digits, `-`, `_`, `.`; the first a letter or digit."""
     provider: _builtins.str
@@ -128,6 +129,12 @@ class StrategySpec(_message.Message):
     def attempt_timeout(self) -> _duration_pb2.Duration:
         """Limit on one attempt. Default 120 s; above zero."""
 
+    @_builtins.property
+    def escalation_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models of the same provider to move up to, one after another, when an output does not pass validation; network
+        errors and rate limits stay with the model. Default none; at most 8.
+        """
+
     def __init__(
         self,
         *,
@@ -145,10 +152,11 @@ class StrategySpec(_message.Message):
         output_json_schema: _builtins.str = ...,
         generation: Global___GenerationConfig | None = ...,
         attempt_timeout: _duration_pb2.Duration | None = ...,
+        escalation_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_auto_renew", b"_auto_renew", "attempt_timeout", b"attempt_timeout", "auto_renew", b"auto_renew", "cache_renewal_buffer", b"cache_renewal_buffer", "cache_ttl", b"cache_ttl", "generation", b"generation", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_renew", b"_auto_renew", "attempt_timeout", b"attempt_timeout", "auto_renew", b"auto_renew", "cache_renewal_buffer", b"cache_renewal_buffer", "cache_tags", b"cache_tags", "cache_ttl", b"cache_ttl", "cached_content", b"cached_content", "generation", b"generation", "max_concurrency", b"max_concurrency", "model", b"model", "name", b"name", "output_json_schema", b"output_json_schema", "provider", b"provider", "retry", b"retry", "system_instruction", b"system_instruction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_renew", b"_auto_renew", "attempt_timeout", b"attempt_timeout", "auto_renew", b"auto_renew", "cache_renewal_buffer", b"cache_renewal_buffer", "cache_tags", b"cache_tags", "cache_ttl", b"cache_ttl", "cached_content", b"cached_content", "escalation_models", b"escalation_models", "generation", b"generation", "max_concurrency", b"max_concurrency", "model", b"model", "name", b"name", "output_json_schema", b"output_json_schema", "provider", b"provider", "retry", b"retry", "system_instruction", b"system_instruction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__auto_renew: _TypeAlias = _typing.Literal["auto_renew"]  # noqa: Y015
     _WhichOneofArgType__auto_renew: _TypeAlias = _typing.Literal["_auto_renew", b"_auto_renew"]  # noqa: Y015
@@ -167,12 +175,17 @@ class RetryPolicy(_message.Message):
     MAX_WAIT_FIELD_NUMBER: _builtins.int
     EXPONENTIAL_BASE_FIELD_NUMBER: _builtins.int
     JITTER_FIELD_NUMBER: _builtins.int
+    MAX_RATE_LIMIT_RETRIES_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
     """Attempts in all. 0: the default, 3. 1 to 100."""
     exponential_base: _builtins.float
     """Factor from one wait to the next. 0: the default, 2. At least 1."""
     jitter: _builtins.bool
     """Whether waits are drawn at random between zero and their length. Default true."""
+    max_rate_limit_retries: _builtins.int
+    """How often a call that the provider throttles (429) is made again; each pauses its quota scope and is no attempt.
+    Default 20; not negative.
+    """
     @_builtins.property
     def initial_wait(self) -> _duration_pb2.Duration:
         """Wait after the first failure. Default 1 s; not negative."""
@@ -189,14 +202,20 @@ class RetryPolicy(_message.Message):
         max_wait: _duration_pb2.Duration | None = ...,
         exponential_base: _builtins.float = ...,
         jitter: _builtins.bool | None = ...,
+        max_rate_limit_retries: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "initial_wait", b"initial_wait", "jitter", b"jitter", "max_wait", b"max_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_max_rate_limit_retries", b"_max_rate_limit_retries", "initial_wait", b"initial_wait", "jitter", b"jitter", "max_rate_limit_retries", b"max_rate_limit_retries", "max_wait", b"max_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "exponential_base", b"exponential_base", "initial_wait", b"initial_wait", "jitter", b"jitter", "max_attempts", b"max_attempts", "max_wait", b"max_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_max_rate_limit_retries", b"_max_rate_limit_retries", "exponential_base", b"exponential_base", "initial_wait", b"initial_wait", "jitter", b"jitter", "max_attempts", b"max_attempts", "max_rate_limit_retries", b"max_rate_limit_retries", "max_wait", b"max_wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
     _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
+    _WhichOneofReturnType__max_rate_limit_retries: _TypeAlias = _typing.Literal["max_rate_limit_retries"]  # noqa: Y015
+    _WhichOneofArgType__max_rate_limit_retries: _TypeAlias = _typing.Literal["_max_rate_limit_retries", b"_max_rate_limit_retries"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter) -> _WhichOneofReturnType__jitter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_rate_limit_retries) -> _WhichOneofReturnType__max_rate_limit_retries | None: ...
 
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 

@@ -92,7 +92,7 @@ class WorkItemResult(_message.Message):
     sequence: _builtins.int
     """The result's place in the batch, from 1, without gaps."""
     attempts: _builtins.int
-    """How many calls were made; 0 when the item never reached its provider."""
+    """Attempts made; 0 when the item never reached its provider. A call that was throttled (429) and made again is none."""
     strategy: _builtins.str
     """Name of the strategy that ran it; as sent where no such strategy exists."""
     model: _builtins.str
