@@ -8,6 +8,7 @@ from typing import Self
 
 import grpc
 
+from batch_llm_client._ending_aio import Ending
 from batch_llm_client._frames import Incoming
 from batch_llm_client._outgoing_aio import AsyncOutgoing
 from batch_llm_client.errors import cancelled, from_rpc_error
@@ -39,6 +40,7 @@ class AsyncBatch:
     ) -> None:
         """Made by `AsyncBatchClient.process_batch`."""
         self._call = call
+        self._ending = Ending(call)
         self._responses: AsyncIterator[ProcessBatchResponse] = aiter(call)
         self._outgoing = outgoing
         self._target = target
@@ -105,7 +107,7 @@ class AsyncBatch:
                 self._call.cancel()
                 raise
             raise (self._outgoing.failure or cancelled(self._target)) from None
-        except grpc.RpcError as error:
+        except grpc.aio.AioRpcError as error:
             if self._outgoing.failure is not None:
                 raise self._outgoing.failure from None
-            raise from_rpc_error(error, self._target) from error
+            raise from_rpc_error(await self._ending.of(error), self._target) from error

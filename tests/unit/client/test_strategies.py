@@ -15,6 +15,7 @@ EVERY_KEY = {
     "cache_renewal_buffer_seconds": 0.5,
     "auto_renew": False,
     "cache_tags": {"team": "x"},
+    "escalation_models": ["larger"],
     "max_concurrency": 8,
     "attempt_timeout_seconds": 30,
     "output_json_schema": {"type": "object"},
@@ -24,6 +25,7 @@ EVERY_KEY = {
         "max_wait_seconds": 10,
         "exponential_base": 3,
         "jitter": False,
+        "max_rate_limit_retries": 0,
     },
     "generation": {
         "temperature": 0,

@@ -49,6 +49,8 @@ def caches(options: argparse.Namespace) -> int:
     """List, create, renew or delete."""
     with connect(options) as client:
         match options.action:
+            case "show":
+                _print_json(_as_dict(client.get_cache(options.name)))
             case "create":
                 cache, reused = client.create_or_reuse_cache(options.name, options.ttl)
                 _print_cache(options, cache, "reused", reused, "reused as it is" if reused else "created")

@@ -152,7 +152,7 @@ def _add_strategies(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 def _add_caches(commands: "_Commands[argparse.ArgumentParser]") -> None:
     caches = commands.add_parser(
-        "caches", help="list, create, renew, delete context caches", parents=[_shared_options()]
+        "caches", help="list, show, create, renew, delete context caches", parents=[_shared_options()]
     )
     caches.set_defaults(handler=("admin", "caches"), action="list", json=False, ttl=None)
     actions = caches.add_subparsers(title="actions", metavar="ACTION")
@@ -160,6 +160,7 @@ def _add_caches(commands: "_Commands[argparse.ArgumentParser]") -> None:
         action="list"
     )
     for action, text in (
+        ("show", "show a strategy's cache as JSON"),
         ("create", "create a strategy's cache, or reuse the one there is"),
         ("renew", "let a strategy's cache live --ttl seconds from now"),
         ("delete", "delete a strategy's cache"),
@@ -167,7 +168,7 @@ def _add_caches(commands: "_Commands[argparse.ArgumentParser]") -> None:
         parser = actions.add_parser(action, help=text, description=text, parents=[_shared_options()])
         parser.set_defaults(action=action)
         parser.add_argument("name", metavar="STRATEGY")
-        if action != "delete":
+        if action in {"create", "renew"}:
             parser.add_argument(
                 "--ttl", type=float, default=argparse.SUPPRESS, metavar="SECONDS", help="default: the strategy's"
             )

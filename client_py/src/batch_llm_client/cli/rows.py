@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self, TextIO
 
+from batch_llm_client._channel import DEFAULT_MAX_MESSAGE_BYTES
 from batch_llm_client.cli.errors import UsageError
 from batch_llm_client.model import WorkItem
 
@@ -18,6 +19,8 @@ STDIN: Final = "-"
 
 # A file whose every line is bad must not bury the first messages.
 _MOST_REPORTS: Final = 20
+# A little less than a message may weigh, for what is around the item.
+_LARGEST_ITEM: Final = DEFAULT_MAX_MESSAGE_BYTES - 1024
 _LONGEST_CSV_FIELD: Final = 2**31 - 1
 
 
@@ -68,9 +71,13 @@ class RowFormat:
     def to_item(self, row: Mapping[str, Any]) -> WorkItem:
         """Turn a row into an item; what is expected of it travels as its context. BadRowError: it cannot be."""
         expected = "" if self.expect_field is None else _text(row, self.expect_field, "--expect-field")
-        return WorkItem(
+        item = WorkItem(
             _item_id(row, self.id_field), self.prompt.fill(row), context=expected.encode(), timeout=self.timeout
         )
+        size = item.to_message().ByteSize()
+        if size > _LARGEST_ITEM:
+            raise BadRowError(f"makes an item of {size:,} bytes, more than {_LARGEST_ITEM:,}")
+        return item
 
 
 class RowSource:
