@@ -24,6 +24,9 @@ BIN = Path(sys.executable).parent
 SIMULATED = """
 [providers.simulated]
 kind = "simulated"
+[providers.simulated.rate_limit]
+cooldown_seconds = 0
+slow_start_items = 0
 [strategies.echo]
 provider = "simulated"
 [strategies.echo.retry]

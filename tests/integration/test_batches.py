@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from pathlib import Path
+
 import grpc
 import pytest
 
@@ -11,7 +15,7 @@ from batchllm.v1 import batch_service_pb2 as pb
 from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
 from batchllm.v1.work_pb2 import WorkItem as WireItem
 
-from .conftest import script
+from .conftest import SIMULATED, Start, script
 
 
 def run(client: BatchClient, *items: WorkItem, **options: object) -> dict[str, Result]:
@@ -60,7 +64,7 @@ def test_retries_sum_the_tokens_of_failed_attempts(client: BatchClient) -> None:
     [
         ({"status": 503}, "PROVIDER_UNAVAILABLE", 3),
         ({"status": 504}, "PROVIDER_TIMEOUT", 3),
-        ({"status": 429}, "RATE_LIMITED", 3),
+        ({"status": 429}, "RATE_LIMITED", 1),  # throttled calls are no attempts
         ({"status": 400}, "PROVIDER_REJECTED", 1),
         ({"status": 403}, "AUTHENTICATION_FAILED", 1),
         ({"kind": "connection"}, "PROVIDER_UNAVAILABLE", 3),
@@ -231,9 +235,53 @@ def test_one_item_by_itself(client: BatchClient) -> None:
     assert (failed.error.reason, failed.error.metadata) == ("INVALID_ITEM", {"field": "strategy"})
 
 
-async def test_the_async_client_runs_many_batches_on_one_connection(simulated: str) -> None:
-    import asyncio
+def test_text_that_utf8_cannot_carry_harms_no_other_item(client: BatchClient) -> None:
+    half = '{"simulate": {"reply": "\\ud800", "finish_reason": "\\ud800"}}'
+    results = run(client, WorkItem("a", "x"), WorkItem("half", half), WorkItem("c", "x"))
+    assert [results[name].ok for name in ("a", "half", "c")] == [True, True, True]
+    assert results["half"].text == "?"
+    assert client.process_item(WorkItem("half", half, strategy="echo")).text == "?"
 
+
+def test_what_is_held_is_bounded_in_bytes_and_given_back(start: Start) -> None:
+    sidecar = start("--listen", "127.0.0.1:0", config=SIMULATED)
+    target = sidecar.wait_for(r"serving on (\S+)")[1]
+
+    def memory() -> int:
+        status = Path(f"/proc/{sidecar.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024  # type: ignore[index]
+
+    before = memory()
+    context = b"x" * 1_000_000
+    for _ in range(4):  # four times what one may hold would show if it stayed
+        with BatchClient(target) as client:
+            items = (WorkItem(str(n), script(latency_ms=60_000), context=context) for n in range(600))
+            with client.process_batch(items, strategy="echo") as batch:
+                assert batch.opened.strategy == "echo"
+                seen = -1
+                while memory() != seen:
+                    seen = memory()
+                    client.process_item(WorkItem("a", script(latency_ms=200), strategy="echo"))
+    assert memory() - before < 400
+    assert sidecar.stop() == 0
+
+
+def test_thousands_of_single_items_at_once_are_all_run(simulated: str) -> None:
+    async def burst() -> list[bool]:
+        async with AsyncBatchClient(simulated) as client:
+            items = [WorkItem(str(n), script(latency_ms=20), strategy="echo") for n in range(3000)]
+            return [result.ok for result in await asyncio.gather(*(client.process_item(item) for item in items))]
+
+    assert asyncio.run(burst()) == [True] * 3000
+
+
+def test_a_long_error_still_says_its_reason(client: BatchClient) -> None:
+    with pytest.raises(NotFoundError) as failure:
+        client.get_strategy("x" * 20_000)
+    assert failure.value.reason == "STRATEGY_NOT_FOUND"
+
+
+async def test_the_async_client_runs_many_batches_on_one_connection(simulated: str) -> None:
     async with AsyncBatchClient(simulated) as client:
 
         async def one(name: str) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -14,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from batch_llm_client import BatchClient, WorkItem
-from batch_llm_client.errors import ServerDrainingError, UnexpectedError
+from batch_llm_client.errors import BatchLLMClientError, ServerDrainingError, UnexpectedError
+from batchllm.v1 import batch_service_pb2
+from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
 
 from .conftest import BIN, SIMULATED, Start, script
 
@@ -160,13 +164,103 @@ def test_an_address_in_use_is_refused_and_a_dead_socket_is_taken_over(start: Sta
     assert second.stop() == 0
 
 
+def test_an_old_sidecar_leaves_the_socket_of_a_new_one_alone(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "rolling.sock"
+    old = start("--listen", f"unix:{path}", config=SIMULATED)
+    old.wait_for("serving on")
+    path.rename(tmp_path / "old.sock")
+    new = start("--listen", f"unix:{path}", config=SIMULATED)
+    new.wait_for("serving on")
+    assert old.stop() == 0
+    assert health(f"unix:{path}") == SERVING
+    assert new.stop() == 0
+
+
+def test_a_socket_that_may_not_be_asked_is_not_taken_for_dead(tmp_path: Path) -> None:
+    # Root may do anything, so this runs as nobody where the tests run as root.
+    path = tmp_path / "theirs.sock"
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        theirs.listen()
+        path.chmod(0o600)
+        tmp_path.chmod(0o777)
+        for folder in tmp_path.parents:
+            if folder.owner() == "root" and folder != Path("/") and not folder.stat().st_mode & 0o001:
+                folder.chmod(folder.stat().st_mode | 0o011)
+        code = "import os, sys; from pathlib import Path; from batch_llm.sidecar.server import _free_socket\n"
+        code += "os.getuid() or os.setuid(65534)\n"
+        code += "_free_socket(Path(sys.argv[1]), 'server.listen')"
+        done = subprocess.run([BIN / "python", "-c", code, path], capture_output=True, text=True)
+    assert "another user's socket" in done.stderr, done
+    assert path.exists()
+
+
+def test_a_stream_without_open_does_not_hold_up_the_drain(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "silent.sock"
+    sidecar = start("--listen", f"unix:{path}", config=SIMULATED)
+    sidecar.wait_for("serving on")
+    silence = threading.Event()
+
+    def frames() -> Iterator[batch_service_pb2.ProcessBatchRequest]:
+        silence.wait()
+        yield batch_service_pb2.ProcessBatchRequest(open=batch_service_pb2.OpenBatch(strategy="echo"))
+
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=10)
+        call = BatchServiceStub(channel).ProcessBatch(frames())
+        assert health(f"unix:{path}") == SERVING
+        sidecar.process.send_signal(signal.SIGTERM)
+        sidecar.wait_for("draining")
+        with pytest.raises(grpc.RpcError) as failure:
+            list(call)
+        silence.set()
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert sidecar.process.wait(timeout=20) == 0
+
+
+def test_an_item_that_the_drain_cuts_says_that_the_sidecar_drains(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "item.sock"
+    environment = {"BATCH_LLM_SERVER__DRAIN_TIMEOUT_SECONDS": "0.2"}
+    sidecar = start("--listen", f"unix:{path}", config=SIMULATED, environment=environment)
+    sidecar.wait_for("serving on")
+    failures: list[BatchLLMClientError] = []
+
+    def call() -> None:
+        with BatchClient(f"unix:{path}") as client:
+            try:
+                client.process_item(WorkItem("a", script(latency_ms=60_000), strategy="echo"))
+            except BatchLLMClientError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    with BatchClient(f"unix:{path}") as client:
+        while client.get_strategy("echo").users == 0:
+            pass
+        sidecar.process.send_signal(signal.SIGTERM)
+    thread.join(timeout=60)
+    assert [(failure.reason, failure.retry_after) for failure in failures] == [("SERVER_DRAINING", 5)]
+    assert sidecar.process.wait(timeout=60) == 0
+
+
+def test_a_pattern_cannot_stop_the_sidecar(simulated: str) -> None:
+    with BatchClient(simulated) as client:
+        schema = {"type": "string", "pattern": "^(a+)+$"}
+        client.register_strategy({"name": "slow-pattern", "provider": "simulated", "output_json_schema": schema})
+        reply = '"' + "a" * 5000 + 'b"'
+        result = client.process_item(WorkItem("a", script(reply=reply), strategy="slow-pattern"), timeout=20)
+        client.unregister_strategy("slow-pattern")
+    assert result.error is not None
+    assert result.error.reason == "VALIDATION_FAILED"
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
         ("[server]\nlisten_to = 'x'", "server.listen_to: unknown key"),
         ("[server]\ndrain_timeout_seconds = 'soon'", "server.drain_timeout_seconds: Input should be a valid number"),
         ("[server", "is not TOML"),
-        ("[providers.x]\nkind = 'gpt'", "providers.x: Input tag 'gpt'"),
+        ("[providers.x]\nkind = 'gpt'", "providers.x.kind: is 'gpt'; known: simulated, local"),
         ("[providers.l]\nkind = 'local'\nmodel_path = 'no.gguf'", "providers.l.model_path"),
         ("[providers.l]\nkind = 'local'\nslots = 0", "providers.l.slots"),
         ("[strategies.s]\nprovider = 'gemini'", "no provider 'gemini'; known: none"),
@@ -181,7 +275,7 @@ def test_an_address_in_use_is_refused_and_a_dead_socket_is_taken_over(start: Sta
         ),
         (
             "[providers.s]\nkind='simulated'\n[strategies.s]\nprovider='s'\noutput_json_schema='{\"type\": 1}'",
-            "output_json_schema is no valid JSON Schema: at type",
+            "output_json_schema: is no valid JSON Schema: at type",
         ),
         (
             "[providers.s]\nkind='simulated'\n[strategies.s]\nprovider='s'\n[strategies.s.generation]\ngrammar='x'",

@@ -157,5 +157,8 @@ async def test_closing_cleans_all_up_though_one_fails(catalogue: Catalogue, monk
 def test_strategies_of_one_provider_share_its_limit(catalogue: Catalogue) -> None:
     first, second = (catalogue.register(name, {**FIELDS, "max_concurrency": 3})[0].shared for name in ("a", "b"))
     assert first.limiters[0] is not second.limiters[0]
-    assert first.limiters[1] is second.limiters[1]
-    assert (first.max_concurrency, first.limiters[1].limit) == (3, SimulatedProvider().max_concurrency)
+    assert first.scope is second.scope
+    assert first.scope is not None
+    assert (first.max_concurrency, first.scope.limit) == (3, SimulatedProvider().max_concurrency)
+    third, _ = catalogue.register("c", {**FIELDS, "model": "another"})
+    assert third.shared.scope is not first.scope

@@ -23,6 +23,7 @@ FULL: dict[str, Any] = {
     "cache_renewal_buffer_seconds": 7.5,
     "auto_renew": False,
     "cache_tags": {"team": "x"},
+    "escalation_models": ["larger", "largest"],
     "max_concurrency": 9,
     "attempt_timeout_seconds": 30.125,
     "retry": {
@@ -31,6 +32,7 @@ FULL: dict[str, Any] = {
         "max_wait_seconds": 9,
         "exponential_base": 1.5,
         "jitter": False,
+        "max_rate_limit_retries": 0,
     },
     "output_json_schema": '{"type": "object"}',
     "generation": {

@@ -74,7 +74,7 @@ class BatchStream:
         )
         if opening.strategy:
             self._find(opening.strategy)
-        self._session = BatchSession(executor, max_concurrency=self._opened.max_concurrency, ordered=ordered)
+        self._session = BatchSession(executor.run, max_concurrency=self._opened.max_concurrency, ordered=ordered)
         self._reader: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()  # results and progress come from two tasks
         self._half_closed = False
@@ -91,6 +91,8 @@ class BatchStream:
             await self._context.write(_Response(opened=self._opened))
             async with asyncio.TaskGroup() as group:
                 self._reader = group.create_task(self._read(index))
+                if self._draining:  # told so before there was a reader
+                    self.drain()
                 progress = group.create_task(self._report_progress())
                 await self._write_results()
                 async with self._writing:  # so that no half-written frame is cancelled
@@ -164,7 +166,9 @@ class BatchStream:
             if not (self._session.in_flight or self._session.waiting):
                 continue
             elapsed = self._loop.time() - self._opened_at
-            await self._write(_Response(progress=mapping.progress_message(self._session, elapsed)))
+            scopes = [shared.scope for shared in self._leased.values() if shared.scope is not None]
+            cooldown = max((scope.cooldown_remaining(self._loop.time()) for scope in scopes), default=0.0)
+            await self._write(_Response(progress=mapping.progress_message(self._session, elapsed, cooldown)))
 
     async def _write(self, frame: _Response) -> None:
         async with self._writing:

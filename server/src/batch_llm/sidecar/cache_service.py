@@ -16,6 +16,7 @@ from batchllm.v1 import cache_lifecycle_service_pb2_grpc
 
 from . import mapping
 from .catalogue import Catalogue, Entry
+from .settings import LONGEST_SECONDS
 from .status import abort
 
 T = TypeVar("T")
@@ -125,9 +126,10 @@ def _ttl(request: pb.CreateOrReuseRequest | pb.RenewRequest) -> float | None:
     if not request.HasField("ttl"):
         return None
     ttl: Duration = request.ttl
-    if mapping.seconds(ttl) < 1:
+    if not 1 <= mapping.seconds(ttl) <= LONGEST_SECONDS:
         raise BatchLLMError(
-            f"ttl must be at least 1 s, got {mapping.seconds(ttl):g} s; leave it out for the strategy's own",
+            f"ttl must be at least 1 s and at most {LONGEST_SECONDS:g} s, got {mapping.seconds(ttl):g} s; "
+            "leave it out for the strategy's own",
             reason=ErrorReason.INVALID_FIELD,
             metadata={"field": "ttl"},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ def _checked(name: str, fields: Mapping[str, object]) -> StrategySpec:
         return StrategySpec.model_validate(fields)
     except ValidationError as error:
         problems = explain(error)
-        field = problems.partition(":")[0]
+        # Every line begins with its key; where several keys are at odds, with one of them.
+        field = re.split(r"[^\w.]", problems, maxsplit=1)[0]
     except ValueError as error:
         problems, field = f"name: {error}", "name"
     raise BatchLLMError(problems, reason=ErrorReason.INVALID_FIELD, metadata={"field": field})

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from batch_llm._version import __version__
 
-from .settings import ConfigError, Settings, load
+from .settings import ConfigError, ServerSettings, Settings, explain, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +83,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     if getattr(options, "state_dir", None):
         overrides["state_dir"] = options.state_dir
     settings = load(options.config)
-    return settings.model_copy(update={"server": settings.server.model_copy(update=overrides)})
+    try:
+        server = ServerSettings.model_validate({**settings.server.model_dump(), **overrides})
+    except ValidationError as error:
+        raise ConfigError(explain(error, "the command line")) from None
+    return settings.model_copy(update={"server": server})
 
 
 def _check_config(path: Path, settings: Settings) -> int:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import BaseModel
+from pydantic_core import to_json
 
 from batch_llm.caching import CacheRecord, CacheState
 from batch_llm.model import AnyResult, BatchTotals, ErrorReason, effective_input_tokens
 from batch_llm.processor import BatchSession
-from batchllm.v1 import batch_service_pb2, cache_lifecycle_service_pb2, errors_pb2, strategy_service_pb2, work_pb2
+from batchllm.v1 import batch_service_pb2 as pb_batch
+from batchllm.v1 import cache_lifecycle_service_pb2, errors_pb2, strategy_service_pb2, work_pb2
 
 from .catalogue import Entry
 
+logger = logging.getLogger("batch_llm")
+
 _ERROR_REASONS = {reason: errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.value}") for reason in ErrorReason}
+_LONGEST_SECONDS = 10_000 * 365 * 86_400.0  # about what a Duration can carry
 _CACHE_STATES = {
     state: cache_lifecycle_service_pb2.CacheState.Value(f"CACHE_STATE_{state.value}") for state in CacheState
 }
@@ -23,8 +31,8 @@ _CACHE_STATES = {
 
 def duration(seconds: float) -> Duration:
     """Seconds as a Duration."""
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def seconds(value: Duration) -> float:
@@ -34,12 +42,29 @@ def seconds(value: Duration) -> float:
 
 def timestamp(epoch_seconds: float) -> Timestamp:
     """Seconds since the epoch as a Timestamp."""
-    whole = int(epoch_seconds)
-    return Timestamp(seconds=whole, nanos=int((epoch_seconds - whole) * 1e9))
+    whole, nanos = divmod(round(epoch_seconds * 1e9), 10**9)
+    return Timestamp(seconds=whole, nanos=nanos)
 
 
 def result_message(result: AnyResult) -> work_pb2.WorkItemResult:
-    """An item's result."""
+    """An item's result. One that no message can carry, e.g. with absurd counts, becomes an INTERNAL error."""
+    try:
+        return _result_message(result)
+    except (ValueError, TypeError, OverflowError) as error:
+        logger.exception("the result of item %r cannot be sent", result.item_id)
+        message = work_pb2.WorkItemResult(
+            item_id=result.item_id,
+            submission_index=result.submission_index,
+            sequence=result.sequence,
+            strategy=result.strategy,
+            context=result.context or b"",
+        )
+        message.error.reason = _ERROR_REASONS[ErrorReason.INTERNAL]
+        message.error.message = f"the strategy's result cannot be sent: {type(error).__name__}: {clean(str(error))}"
+        return message
+
+
+def _result_message(result: AnyResult) -> work_pb2.WorkItemResult:
     usage = result.token_usage
     fresh = usage.get("input_tokens", 0)
     cached = usage.get("cached_input_tokens", 0)
@@ -58,24 +83,44 @@ def result_message(result: AnyResult) -> work_pb2.WorkItemResult:
         attempts=result.attempts,
         elapsed=duration(result.elapsed_seconds),
         strategy=result.strategy,
-        model=result.model,
+        model=clean(result.model),
         context=result.context or b"",
     )
     if result.success:
         output = message.output
-        output.text = str(result.output)
-        output.finish_reason = result.finish_reason
+        output.text = clean(output_text(result.output))
+        output.finish_reason = clean(result.finish_reason)
         if result.gemini_safety_ratings:
-            output.safety_ratings.update(result.gemini_safety_ratings)
+            output.safety_ratings.update(_clean_all(result.gemini_safety_ratings))
     else:
         error = message.error
         error.reason = _ERROR_REASONS[result.reason or ErrorReason.INTERNAL]
-        error.message = result.error or ""
+        error.message = clean(result.error or "")
         error.retryable = result.retryable
         if result.retry_after is not None:
-            error.retry_after.CopyFrom(duration(result.retry_after))
-        error.metadata.update(result.error_metadata)
+            error.retry_after.CopyFrom(duration(min(result.retry_after, _LONGEST_SECONDS)))
+        error.metadata.update(_clean_all(result.error_metadata))
     return message
+
+
+def clean(text: str) -> str:
+    """The text with `?` for what UTF-8 cannot carry: half of a surrogate pair, which JSON can bring in."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _clean_all(texts: Mapping[str, str]) -> dict[str, str]:
+    return {clean(key): clean(value) for key, value in texts.items()}
+
+
+def output_text(output: Any) -> str:
+    """An output as text: pydantic models, dataclasses, tables, lists and truth values as JSON, None as nothing."""
+    if isinstance(output, str):
+        return output
+    if output is None:
+        return ""
+    if isinstance(output, BaseModel | Mapping | list | tuple | bool) or is_dataclass(output):
+        return to_json(output, fallback=str).decode()
+    return str(output)
 
 
 def batch_result_message(batch_id: str, totals: BatchTotals, elapsed_seconds: float) -> work_pb2.BatchResult:
@@ -95,10 +140,10 @@ def batch_result_message(batch_id: str, totals: BatchTotals, elapsed_seconds: fl
     )
 
 
-def progress_message(session: BatchSession, elapsed_seconds: float) -> batch_service_pb2.BatchProgress:
+def progress_message(session: BatchSession, elapsed_seconds: float, cooldown_seconds: float) -> pb_batch.BatchProgress:
     """How far a batch is."""
     totals = session.totals
-    return batch_service_pb2.BatchProgress(
+    message = pb_batch.BatchProgress(
         done=totals.total_items,
         failed=totals.failed,
         in_flight=session.in_flight,
@@ -108,6 +153,9 @@ def progress_message(session: BatchSession, elapsed_seconds: float) -> batch_ser
         cached_input_tokens=totals.cached_tokens,
         elapsed=duration(elapsed_seconds),
     )
+    if cooldown_seconds > 0:
+        message.cooldown.CopyFrom(duration(cooldown_seconds))
+    return message
 
 
 def spec_fields(spec: strategy_service_pb2.StrategySpec) -> dict[str, Any]:
@@ -116,7 +164,7 @@ def spec_fields(spec: strategy_service_pb2.StrategySpec) -> dict[str, Any]:
         spec.retry,
         numbers=("max_attempts", "exponential_base"),
         durations={"initial_wait": "initial_wait_seconds", "max_wait": "max_wait_seconds"},
-        optionals=("jitter",),
+        optionals=("jitter", "max_rate_limit_retries"),
     )
     generation = _given(
         spec.generation,
@@ -139,6 +187,7 @@ def spec_fields(spec: strategy_service_pb2.StrategySpec) -> dict[str, Any]:
         **fields,
         "provider": spec.provider,
         "cached_content": tuple(spec.cached_content),
+        "escalation_models": tuple(spec.escalation_models),
         "cache_tags": dict(spec.cache_tags),
         "retry": retry,
         "generation": generation,
@@ -177,6 +226,7 @@ def strategy_message(entry: Entry) -> strategy_service_pb2.Strategy:
             cache_renewal_buffer=duration(policy.renewal_buffer_seconds),
             auto_renew=policy.auto_renew,
             cache_tags=spec.cache_tags,
+            escalation_models=spec.escalation_models,
             max_concurrency=spec.max_concurrency,
             retry=strategy_service_pb2.RetryPolicy(
                 max_attempts=spec.retry.max_attempts,
@@ -184,6 +234,7 @@ def strategy_message(entry: Entry) -> strategy_service_pb2.Strategy:
                 max_wait=duration(spec.retry.max_wait_seconds),
                 exponential_base=spec.retry.exponential_base,
                 jitter=spec.retry.jitter,
+                max_rate_limit_retries=spec.retry.max_rate_limit_retries,
             ),
             output_json_schema=spec.output_json_schema,
             generation=strategy_service_pb2.GenerationConfig(**given),

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 
 from batch_llm.caching import CacheRegistry
 from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy
+from batch_llm.quota import QuotaLimits, QuotaScope
 from batch_llm.shared import AnyStrategy, SharedStrategy
-from batch_llm.strategies import Limiter
 
-from .settings import LocalProvider, Provider, SimulatedProvider, StrategySpec, check_fit
+from .settings import (
+    LocalProvider,
+    OpenAIProvider,
+    Provider,
+    PythonProvider,
+    SimulatedProvider,
+    StrategySpec,
+    check_fit,
+)
 
 if TYPE_CHECKING:
     from batch_llm.strategies.local import LocalModel
+    from batch_llm.strategies.simulated import HiddenLimits
 
 
 class Providers:
@@ -30,8 +39,9 @@ class Providers:
         self._settings = settings
         self._registry = registry
         self._state_dir = state_dir
-        self._limiters: dict[str, Limiter] = {}
+        self._scopes: dict[tuple[str, str], QuotaScope] = {}
         self._models: dict[str, LocalModel] = {}
+        self._hidden: dict[str, HiddenLimits] = {}
 
     def kind(self, name: str) -> str:
         """The kind of a provider."""
@@ -54,12 +64,48 @@ class Providers:
                 strategy = self._simulated(name, spec, settings)
             case LocalProvider() as settings:
                 strategy = self._local(name, spec, settings)
+            case OpenAIProvider() as settings:
+                strategy = _openai(spec, settings)
+            case PythonProvider() as settings:
+                strategy = _python(name, spec, settings)
+        # Each model that items may move up to is a strategy of its own: its own quota, its own cache.
+        steps = [
+            self.build(name, spec.model_copy(update={"model": model, "escalation_models": ()}))
+            for model in spec.escalation_models
+        ]
         return SharedStrategy(
             strategy,
             name=name,
             policy=_policy(spec),
             max_concurrency=spec.max_concurrency or None,
+            scope=self._scope(spec, provider),
+            escalation=steps,
         )
+
+    def _scope(self, spec: StrategySpec, provider: Provider) -> QuotaScope:
+        """The quota scope of a provider's model; the provider stands for its credentials."""
+        if isinstance(provider, LocalProvider):
+            limits, pauses = QuotaLimits(), None  # bounded by its slots
+        else:
+            limits, pauses = provider.engine_limits(), provider.rate_limit.engine_strategy()
+        model = spec.model
+        if isinstance(provider, SimulatedProvider):
+            from batch_llm.strategies.simulated import MODEL
+
+            model = model or MODEL
+        key = (spec.provider, model)
+        if key not in self._scopes:
+            self._scopes[key] = QuotaScope(f"{spec.provider}/{model}", limits, pauses)
+        return self._scopes[key]
+
+    def _hidden_limits(self, name: str, settings: SimulatedProvider) -> HiddenLimits | None:
+        from batch_llm.strategies.simulated import HiddenLimits
+
+        if settings.hidden_max_in_flight is None and settings.hidden_requests_per_minute is None:
+            return None
+        if name not in self._hidden:
+            self._hidden[name] = HiddenLimits(settings.hidden_max_in_flight, settings.hidden_requests_per_minute)
+        return self._hidden[name]
 
     def _get(self, name: str) -> Provider:
         settings = self._settings.get(name)
@@ -84,7 +130,7 @@ class Providers:
             cache_tags=spec.cache_tags,
             registry=self._registry,
             provider=spec.provider,
-            limiter=self._limiters.setdefault(spec.provider, Limiter(settings.max_concurrency)),
+            hidden_limits=self._hidden_limits(spec.provider, settings),
         )
 
     def _local(self, name: str, spec: StrategySpec, settings: LocalProvider) -> AnyStrategy:
@@ -112,7 +158,7 @@ class Providers:
             cache_tags=spec.cache_tags,
             registry=self._registry,
             temperature=generation.temperature,
-            max_output_tokens=generation.max_output_tokens,
+            max_output_tokens=generation.max_output_tokens or settings.max_output_tokens,
             top_p=generation.top_p,
             top_k=generation.top_k,
             seed=generation.seed,
@@ -120,6 +166,43 @@ class Providers:
             grammar=generation.grammar,
             output_json_schema=spec.output_json_schema,
         )
+
+
+def _openai(spec: StrategySpec, settings: OpenAIProvider) -> AnyStrategy:
+    from batch_llm.strategies.openai import OpenAIStrategy
+
+    generation = spec.generation
+    concurrency = settings.max_concurrency
+    return OpenAIStrategy(
+        spec.model,
+        api_key=settings.api_key(),
+        base_url=settings.base_url,
+        system_instruction=spec.system_instruction,
+        cached_content=spec.cached_content,
+        temperature=generation.temperature,
+        max_output_tokens=generation.max_output_tokens,
+        top_p=generation.top_p,
+        seed=generation.seed,
+        stop_sequences=generation.stop_sequences,
+        output_json_schema=spec.output_json_schema,
+        output_limit_field=settings.output_limit_field,
+        cache_discount=settings.cache_discount,
+        max_connections=concurrency if isinstance(concurrency, int) else None,
+    )
+
+
+def _python(name: str, spec: StrategySpec, settings: PythonProvider) -> AnyStrategy:
+    from batch_llm.strategies.factory import FactoryStrategy
+
+    facts = {
+        "name": name,
+        "model": spec.model,
+        "system_instruction": spec.system_instruction,
+        "cached_content": spec.cached_content,
+        "generation": {key: value for key, value in spec.generation if value not in {None, (), ""}},
+        "output_json_schema": spec.output_json_schema,
+    }
+    return FactoryStrategy(settings.factory, options=settings.options, facts=facts)
 
 
 def _policy(spec: StrategySpec) -> ExecutionPolicy:

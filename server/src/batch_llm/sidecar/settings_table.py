@@ -11,8 +11,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from .settings import (
+    CooldownSettings,
     GenerationSettings,
     LocalProvider,
+    OpenAIProvider,
+    PythonProvider,
     RetrySettings,
     ServerSettings,
     SimulatedProvider,
@@ -23,6 +26,9 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[server]", ServerSettings),
     ('[providers.NAME] with kind = "simulated"', SimulatedProvider),
     ('[providers.NAME] with kind = "local"', LocalProvider),
+    ('[providers.NAME] with kind = "openai"', OpenAIProvider),
+    ('[providers.NAME] with kind = "python"', PythonProvider),
+    ("[providers.NAME.rate_limit]", CooldownSettings),
     ("[strategies.NAME]", StrategySpec),
     ("[strategies.NAME.retry]", RetrySettings),
     ("[strategies.NAME.generation]", GenerationSettings),

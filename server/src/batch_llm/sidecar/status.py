@@ -9,10 +9,15 @@ import grpc
 
 from batch_llm.model import BatchLLMError, ErrorReason
 
+from .mapping import clean
+
 logger = logging.getLogger("batch_llm")
 
 DOMAIN = "batchllm.v1"
 DRAIN_RETRY_SECONDS = 5
+# gRPC refuses trailers over 16 KiB, and the client would see that refusal in place of the error.
+_MESSAGE_CHARACTERS = 1000
+_VALUE_CHARACTERS = 1000
 
 _CODES = {
     ErrorReason.OPEN_FRAME_REQUIRED: grpc.StatusCode.INVALID_ARGUMENT,
@@ -57,6 +62,8 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
     else:
         logger.error("an RPC failed", exc_info=error)
         reason, metadata = ErrorReason.INTERNAL, {"error": type(error).__name__}
+    message = _shortened(clean(str(error)), _MESSAGE_CHARACTERS)
+    metadata = {key: _shortened(clean(value), _VALUE_CHARACTERS) for key, value in metadata.items()}
     details = [error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN, metadata=metadata)]
     wait = DRAIN_RETRY_SECONDS if reason is ErrorReason.SERVER_DRAINING else getattr(error, "retry_after", None)
     if wait:
@@ -69,7 +76,11 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
         box.Pack(detail)
         packed.append(box)
     code = _CODES.get(reason, grpc.StatusCode.INTERNAL)
-    rich = status_pb2.Status(code=code.value[0], message=str(error), details=packed)
+    rich = status_pb2.Status(code=code.value[0], message=message, details=packed)
     trailers = rpc_status.to_status(rich).trailing_metadata
-    await context.abort(code, str(error), trailers)
+    await context.abort(code, message, trailers)
     raise AssertionError("abort does not return")
+
+
+def _shortened(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}…"

@@ -1,0 +1,123 @@
+"""Factories for the provider `python`, as an operator would write them. The tests' sidecars import this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from batch_llm import CallableStrategy, LLMCallStrategy, ProviderError, TokenUsage
+
+
+class Label(BaseModel):
+    label: str
+    score: float
+
+
+@dataclass
+class Point:
+    x: int
+
+
+OUTPUTS: dict[str, Any] = {
+    "text": "grüezi",
+    "model": Label(label="a", score=0.5),
+    "table": {"label": "ü", "items": [1, Label(label="b", score=1)]},
+    "list": [1, "two", None],
+    "dataclass": Point(3),
+    "number": 1.5,
+    "truth": True,
+    "nothing": None,
+    "object": {"kind": Point},
+}
+
+
+class Recorder(LLMCallStrategy[Any]):
+    """Answers with what it was made of, or with one of `OUTPUTS`. Takes no `state`."""
+
+    cache_discount = 0.5
+
+    def __init__(self, **made_of: Any) -> None:
+        self.made_of = made_of
+        self.prepared = 0
+        self.seen: list[str] = []
+
+    async def prepare(self) -> None:
+        self.prepared += 1
+
+    async def execute(self, prompt: str, attempt: int, timeout: float) -> tuple[Any, TokenUsage, Mapping[str, Any]]:  # type: ignore[override]
+        if prompt == "fail once" and attempt == 1:
+            raise ProviderError("not yet", status=500, token_usage={"input_tokens": 5})
+        usage: TokenUsage = {"input_tokens": 10, "cached_input_tokens": 4, "output_tokens": 1}
+        output = OUTPUTS.get(prompt, {**self.made_of, "prepared": self.prepared, "seen": self.seen})
+        return output, usage, {"finish_reason": "stop", "model": "recorder"}
+
+    async def on_error(self, exception: Exception, attempt: int, state: dict[str, Any] | None = None) -> None:
+        if state is not None:
+            self.seen.append(str(exception))
+
+
+class Counter(LLMCallStrategy[str]):
+    """Counts an item's attempts in its `state`; its text outputs must be labels."""
+
+    output_model = Label
+
+    async def execute(
+        self, prompt: str, attempt: int, timeout: float, state: dict[str, Any] | None = None
+    ) -> tuple[str, TokenUsage]:
+        assert state is not None
+        state["calls"] = state.get("calls", 0) + 1
+        good = '{"label": "' + str(state["calls"]) + '", "score": 1}'
+        return (good if state["calls"] == 3 else "no label"), {"input_tokens": 2}
+
+
+def make(
+    *,
+    name: str,
+    model: str,
+    system_instruction: str,
+    cached_content: tuple[str, ...],
+    generation: dict[str, Any],
+    greeting: str = "",
+) -> Recorder:
+    return Recorder(
+        name=name,
+        model=model,
+        instruction=system_instruction,
+        content=cached_content,
+        generation=generation,
+        greeting=greeting,
+    )
+
+
+def everything(**facts: Any) -> Recorder:
+    return Recorder(**facts)
+
+
+def bare() -> LLMCallStrategy[Any]:
+    return CallableStrategy(lambda prompt: (prompt.upper(), {"output_tokens": 1}))
+
+
+def counter() -> Counter:
+    return Counter()
+
+
+def broken() -> Recorder:
+    raise OSError("no licence file")
+
+
+def wrong() -> str:
+    return "a strategy"
+
+
+async def late() -> Recorder:
+    return Recorder()
+
+
+class Holder:
+    make = staticmethod(bare)
+
+
+constant = 3
