@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml server/pyproject.toml client_py/pyproject.toml constrai
 	  else echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 2; fi; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt 'pip>=25.1'
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local,openai,pydantic-ai]'
 	@touch $@
 
 .PHONY: setup
@@ -78,6 +78,9 @@ format: $(STAMP) ## Put the code into shape
 .PHONY: bench
 bench: $(STAMP) ## Measure speed, start and memory
 	$(BIN)/python -m tests.bench
+	$(PYTHON) -m venv .run/peer
+	.run/peer/bin/pip install -q --disable-pip-version-check async-batch-llm==0.28.0
+	$(BIN)/python -m tests.bench.engine --peer .run/peer/bin/python
 
 .PHONY: pins
 pins: ## Rewrite constraints.txt with what is newest within the ranges
