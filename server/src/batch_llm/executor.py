@@ -28,6 +28,7 @@ from batch_llm.shared import SharedStrategy, contained
 logger = logging.getLogger("batch_llm")
 
 _CHARACTERS_PER_TOKEN = 4
+_ON_ERROR_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -173,12 +174,14 @@ class Executor:
                 raise TimeoutError
             shared = run.shared
             policy = shared.policy or self._policy
+            calls = run.attempts
             try:
                 await shared.ready()
                 await self._attempt(work, policy, run)
             except Exception as error:
                 info = self._note(run, error)
-                await _tell(shared, error, run)
+                if run.attempts > calls:  # else the strategy was not ready, or the call not admitted
+                    await _tell(shared, error, run)
                 if not info.is_retryable:
                     return
                 if info.is_rate_limit:
@@ -186,7 +189,7 @@ class Executor:
                     rate_limited += 1
                     if rate_limited > policy.retry.max_rate_limit_retries:
                         return
-                    run.attempts -= 1
+                    run.attempts = calls
                     continue
                 tries += 1
                 if tries >= policy.retry.max_attempts:
@@ -297,11 +300,10 @@ async def _admit(shared: SharedStrategy, tenant: Hashable) -> None:
 
 
 async def _tell(shared: SharedStrategy, error: Exception, run: _Run) -> None:
-    """Let the strategy see its failed attempt; its own errors must not reach the item."""
-    if run.attempts == 0:
-        return
+    """Let the strategy see its failed attempt; its own errors and slowness must not reach the item."""
     try:
-        await shared.on_error(error, run.attempts, run.state)
+        async with asyncio.timeout(_ON_ERROR_SECONDS):
+            await contained(shared.on_error(error, run.attempts, run.state))
     except Exception:
         logger.exception("on_error of strategy %r failed", shared.name)
 

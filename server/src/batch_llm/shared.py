@@ -31,6 +31,7 @@ T = TypeVar("T")
 DEFAULT_PREPARE_TIMEOUT_SECONDS = 600.0
 _FIRST_BACKOFF_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 60.0
+_CLEANUP_SECONDS = 60.0
 _NO_METADATA: Mapping[str, Any] = {}
 
 
@@ -114,10 +115,14 @@ class SharedStrategy:
             if last:
                 # A flight of its own, so that a cancelled caller does not leave a client half closed.
                 self._cleaning = cleaning = Flight(self._clean_up(), f"cleanup-{self.name}")
-        for step in self.escalation:
-            await step.release()
-        if last:
-            await cleaning.wait()
+        failures = []
+        for wait in (*([cleaning.wait] if last else []), *(step.release for step in self.escalation)):
+            try:
+                await wait()
+            except Exception as error:  # each lets go, whatever becomes of another
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def _clean_up(self) -> None:
         if self._preparing is not None and not self._preparing.done:
@@ -130,7 +135,8 @@ class SharedStrategy:
             return
         self.prepared = False
         try:
-            await self.strategy.cleanup()
+            async with asyncio.timeout(_CLEANUP_SECONDS):
+                await contained(self.strategy.cleanup())
         except Exception:
             logger.exception("cleanup of strategy %r failed", self.name or type(self.strategy).__name__)
             raise
@@ -212,7 +218,7 @@ class SharedStrategy:
     ) -> tuple[Any, TokenUsage, Mapping[str, Any]]:
         """One call of the strategy, its answer in the long form."""
         reply = await self._execute(prompt, attempt, timeout, state)
-        return reply if len(reply) == 3 else (reply[0], reply[1], _NO_METADATA)
+        return (reply[0], reply[1], reply[2] or _NO_METADATA) if len(reply) == 3 else (*reply, _NO_METADATA)
 
     async def on_error(self, error: Exception, attempt: int, state: dict[str, Any]) -> None:
         """Show the strategy a failed attempt."""
@@ -244,6 +250,12 @@ async def contained(call: Coroutine[Any, Any, T]) -> T:
         if task is None or task.cancelling():
             raise
         raise ProviderError("the strategy's call was cancelled from within") from error
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # e.g. SystemExit, which would end the event loop with everything in it
+        raise ProviderError(
+            f"the strategy raised {type(error).__name__}: {error}", reason=ErrorReason.INTERNAL
+        ) from error
 
 
 _ATTRIBUTE = "_batch_llm_shared"
@@ -253,6 +265,18 @@ def shared_for(strategy: AnyStrategy) -> SharedStrategy:
     """The one `SharedStrategy` of an instance, for use in-process; it lives as long as the instance."""
     shared: SharedStrategy | None = getattr(strategy, _ATTRIBUTE, None)
     if shared is None or shared.strategy is not strategy:  # a copied strategy brings its original's
+        if not isinstance(strategy, LLMCallStrategy):
+            raise TypeError(
+                f"a strategy must be an LLMCallStrategy, got {strategy!r}; wrap a function in CallableStrategy"
+            )
+        _check_escalation(strategy, [])
         shared = SharedStrategy(strategy)
         object.__setattr__(strategy, _ATTRIBUTE, shared)
     return shared
+
+
+def _check_escalation(strategy: AnyStrategy, above: list[AnyStrategy]) -> None:
+    if any(strategy is step for step in above):
+        raise ValueError(f"escalation: {strategy!r} comes back to itself; each step must be another strategy")
+    for step in strategy.escalation:
+        _check_escalation(step, [*above, strategy])

@@ -11,6 +11,7 @@ from batch_llm.executor import Executor, Work
 from batch_llm.model import ExecutionPolicy, RetryConfig
 from batch_llm.processor import BatchSession
 from batch_llm.quota import AdaptiveLimit, QuotaLimits, QuotaScope
+from batch_llm.quota.adaptive import Limited
 from batch_llm.shared import SharedStrategy
 from batch_llm.strategies.simulated import HiddenLimits, SimulatedStrategy
 
@@ -111,3 +112,35 @@ def test_an_overloaded_provider_gets_less() -> None:
     limit.limit = 100.0
     limit.overloaded()
     assert limit.limit == 70
+
+
+async def test_an_outage_is_not_taken_for_a_tiny_rate() -> None:
+    limit = AdaptiveLimit()
+    time = 0.0
+    for _ in range(600):
+        limit.started(time)
+        limit.succeeded(20, 0.5, all_in_use=True)
+        time += 0.1
+    assert limit.throttled(time, 1, limit.started(time)) is Limited.RATE
+    assert limit.rate is not None
+    before = limit.rate.limit
+    time += 120  # nothing but 429s for two minutes
+    for _ in range(10):
+        time += 1
+        assert limit.throttled(time, 1, limit.started(time)) is Limited.UNKNOWN
+    assert limit.rate.limit == before
+
+
+def test_a_rate_that_goes_well_is_raised_faster_and_faster() -> None:
+    limit = AdaptiveLimit()
+    for index in range(100):
+        limit.started(index * 0.1)
+    limit.succeeded(10, 0.5, all_in_use=True)
+    limit.throttled(10.0, 1, limit.started(10.0))
+    assert limit.rate is not None
+    rates = []
+    for minute in range(1, 12):
+        limit.wait(10.0 + 61.0 * minute)
+        rates.append(limit.rate.limit)
+    assert rates[0] == 101
+    assert rates[-1] > 1000

@@ -540,3 +540,58 @@ async def test_a_strategy_that_is_cancelled_inside_fails_its_item_only(scripted:
     # E.g. a client library whose own background task was cancelled: nobody has cancelled the item.
     result = await run(scripted(asyncio.CancelledError()), 1)
     assert (result.success, result.attempts) == (False, 1)
+
+
+# -- strategies that misbehave -------------------------------------------------------------------------------------
+
+
+class Misbehaving(LLMCallStrategy[Any]):
+    """Fails once, with an `on_error` of the test's choice."""
+
+    def __init__(self, on_error: Any) -> None:
+        self.react = on_error
+        self.calls = 0
+
+    async def execute(self, prompt: str, attempt: int, timeout: float) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            raise unavailable()
+        return "ok", TokenUsage(input_tokens=1)
+
+    async def on_error(self, exception: Exception, attempt: int, state: Any = None) -> None:
+        await self.react()
+
+
+async def cancel_oneself() -> None:
+    raise asyncio.CancelledError
+
+
+async def exit_all() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("react", [hang, cancel_oneself, exit_all])
+async def test_an_on_error_that_hangs_or_gives_up_costs_the_item_nothing_but_time(react: Any) -> None:
+    result = await run(Misbehaving(react), initial_wait=0)
+    assert (result.output, result.attempts) == ("ok", 2)
+
+
+@pytest.mark.parametrize("where", ["prepare", "execute"])
+async def test_a_strategy_that_exits_fails_its_item_and_no_more(scripted: Scripted, where: str) -> None:
+    strategy = scripted(exit_all) if where == "execute" else scripted(prepare=(exit_all,))
+    result = await run(strategy, 1)
+    assert result.success is False
+    assert "SystemExit" in (result.error or "")
+
+
+async def test_a_429_while_preparing_is_no_attempt_and_on_error_is_not_told(scripted: Scripted) -> None:
+    strategy = scripted(prepare=(throttled(retry_after=1), throttled(retry_after=1), None))
+    result = await executor_with(1).run(work(strategy))
+    assert (result.success, result.attempts, strategy.errors) == (True, 1, [])
+    assert strategy.calls == [("prompt", 1)]
+
+
+async def test_counts_that_are_none_or_negative_and_metadata_that_is_none_harm_nothing(scripted: Scripted) -> None:
+    usage: Any = {"input_tokens": None, "output_tokens": -5, "cached_input_tokens": None}
+    result = await run(scripted(("ok", usage, None)))
+    assert (result.output, result.token_usage["input_tokens"], result.token_usage["output_tokens"]) == ("ok", 0, 0)

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from batch_llm import (
     RetryConfig,
     TokenUsage,
 )
+from batch_llm.shared import shared_for
 
 Scripted = Callable[..., Any]
 Processor = ParallelBatchProcessor[Any, Any]
@@ -387,3 +389,44 @@ def test_settings_come_from_one_place(extra: dict[str, Any]) -> None:
 def test_settings_given_directly_are_checked_too(extra: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(extra))):
         Processor(**extra)
+
+
+async def test_a_strategy_that_swallows_its_cancellation_is_not_called_again_after_leaving() -> None:
+    class Stubborn(LLMCallStrategy[str]):
+        calls = 0
+
+        async def execute(self, prompt: str, attempt: int, timeout: float) -> Any:
+            self.calls += 1
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1 if prompt == "0" else 10)
+            return "ok", {}
+
+    strategy = Stubborn()
+    processor = ParallelBatchProcessor[str, Any](max_workers=5)
+    for number in range(50):
+        await processor.add_work(LLMWorkItem(str(number), strategy, str(number)))
+    stream = processor.process_stream()
+    await anext(stream)
+    calls = strategy.calls
+    await stream.aclose()
+    await processor.cleanup()
+    assert strategy.calls == calls
+
+
+async def test_one_failing_cleanup_keeps_no_other_step_from_its_own(scripted: Scripted) -> None:
+    first, second, third = scripted(), scripted(cleanup=OSError("open")), scripted()
+    first.escalation = [second, third]
+    processor = ParallelBatchProcessor[str, Any](max_workers=1)
+    await processor.add_work(LLMWorkItem("1", first, "x"))
+    await processor.process_all()
+    await processor.cleanup()
+    assert [shared_for(strategy).users for strategy in (first, second, third)] == [0, 0, 0]
+
+
+def test_an_escalation_that_comes_back_and_a_strategy_that_is_none_are_refused(scripted: Scripted) -> None:
+    first, second = scripted(), scripted()
+    first.escalation, second.escalation = [second], [first]
+    with pytest.raises(ValueError, match=r"escalation: .* comes back to itself"):
+        shared_for(first)
+    with pytest.raises(TypeError, match="wrap a function in CallableStrategy"):
+        shared_for(print)  # type: ignore[arg-type]

@@ -195,3 +195,47 @@ async def test_a_429_at_little_traffic_teaches_no_rate() -> None:
     assert await call(scope) - start == pytest.approx(5)
     assert scope.adaptive is not None
     assert scope.adaptive.rate is None
+
+
+async def test_a_rate_limit_strategy_that_fails_pauses_all_the_same() -> None:
+    class Failing(FixedDelayStrategy):
+        async def on_rate_limit(self, worker_id: int, consecutive_limit_count: int) -> float:
+            raise KeyError("bug")
+
+        def should_apply_slow_start(self, items_since_resume: int) -> tuple[bool, float]:
+            raise KeyError("bug")
+
+    scope = QuotaScope(strategy=Failing())
+    start = now()
+    await throttle(scope)
+    assert [time - start for time in await asyncio.gather(call(scope), call(scope))] == [60, 60]
+    assert scope.in_flight == 0
+
+
+async def test_what_the_provider_asks_for_holds_though_the_item_is_cancelled_meanwhile() -> None:
+    class Slow(FixedDelayStrategy):
+        async def on_rate_limit(self, worker_id: int, consecutive_limit_count: int) -> float:
+            await asyncio.sleep(10)
+            return 0.0
+
+    scope = QuotaScope(strategy=Slow())
+    task = asyncio.create_task(throttle(scope, 100.0))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert scope.cooldown_remaining(now()) == 99
+
+
+async def test_tokens_per_minute_hold_from_the_first_call_on_and_a_429_gives_its_own_back() -> None:
+    scope = QuotaScope(limits=QuotaLimits(tokens_per_minute=100), strategy=FixedDelayStrategy(0))
+    start = now()
+    starts = await asyncio.gather(*(call(scope, seconds=1.0, tokens=10) for _ in range(25)))
+    for time in starts:
+        assert sum(10 for other in starts if time <= other < time + 60) <= 100
+    assert max(starts) - start < 130
+    await asyncio.sleep(120)
+    start = now()
+    for _ in range(50):
+        await throttle(scope)
+    await call(scope, tokens=10)
+    assert now() == start

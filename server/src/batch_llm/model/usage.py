@@ -35,9 +35,10 @@ def add_usage(total: TokenUsage, attempt: TokenUsage | None) -> None:
     """
     if not attempt:
         return
-    fresh = attempt.get("input_tokens", 0)
-    output = attempt.get("output_tokens", 0)
-    cached = attempt.get("cached_input_tokens", 0)
+    # Providers' counts may be None, and a strategy's own may be anything.
+    fresh = max(0, attempt.get("input_tokens") or 0)
+    output = max(0, attempt.get("output_tokens") or 0)
+    cached = max(0, attempt.get("cached_input_tokens") or 0)
     if cached > fresh:
         _warn_of_excess(cached, fresh)
         cached = fresh
@@ -45,7 +46,7 @@ def add_usage(total: TokenUsage, attempt: TokenUsage | None) -> None:
     total["output_tokens"] = total.get("output_tokens", 0) + output
     total["total_tokens"] = total.get("total_tokens", 0) + (attempt.get("total_tokens") or fresh + output)
     total["cached_input_tokens"] = total.get("cached_input_tokens", 0) + cached
-    thinking = attempt.get("thinking_tokens", 0)
+    thinking = max(0, attempt.get("thinking_tokens") or 0)
     if thinking:
         total["thinking_tokens"] = total.get("thinking_tokens", 0) + thinking
 

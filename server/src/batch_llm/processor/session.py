@@ -167,6 +167,8 @@ class BatchSession:
         self.aborted = not (self._closed and self._sequence == self._submitted)
         self._runnable.clear()
         self._parked.clear()
+        for lane in self._lanes.values():
+            lane.queue.clear()  # else a call that swallows its cancellation would be followed by another
         self._tell()
         for worker in self._workers:
             worker.cancel()

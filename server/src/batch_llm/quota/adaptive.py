@@ -18,7 +18,8 @@ _SLOWER = 2.0
 _MUCH_SLOWER = 4.0
 _FAST_WEIGHT = 0.1
 _SLOW_WEIGHT = 0.005
-_RATE_PROBE = 1.01
+_LEAST_RAISE = 0.01
+_LARGEST_RAISE = 0.5
 _RATE_PROBE_SECONDS = 60.0
 _NO_LIMIT = 2**62
 _LEAST_EVIDENCE = 20  # calls in the last minute; fewer say nothing of what a minute takes
@@ -54,6 +55,7 @@ class AdaptiveLimit:
         self._fast = 0.0
         self._slow = 0.0
         self._raise_rate_at = 0.0
+        self._raise_rate_by = _LEAST_RAISE
 
     def started(self, now: float) -> Sent:
         """Note a call that starts."""
@@ -64,7 +66,9 @@ class AdaptiveLimit:
         if self.rate is None:
             return 0.0
         if now >= self._raise_rate_at:
-            self.rate.limit = math.ceil(self.rate.limit * _RATE_PROBE)
+            # The longer it has gone well, the larger the steps: the provider may take far more than it did.
+            self.rate.limit = math.ceil(self.rate.limit * (1 + self._raise_rate_by))
+            self._raise_rate_by = min(_LARGEST_RAISE, 2 * self._raise_rate_by)
             self._raise_rate_at = now + _RATE_PROBE_SECONDS
         return self.rate.wait(now)
 
@@ -107,7 +111,7 @@ class AdaptiveLimit:
             self.limit = max(1.0, self.limit * _BACK_OFF, min(self.limit, in_flight - 1.0))
             return Limited.CONCURRENCY
         budget = self._sent.total(now)
-        if budget < _LEAST_EVIDENCE and self.rate is None:
+        if budget < _LEAST_EVIDENCE and (self.rate is None or self.rate.limit >= _LEAST_EVIDENCE):
             return Limited.UNKNOWN
         budget = max(1, budget)
         if self.rate is None:
@@ -115,6 +119,7 @@ class AdaptiveLimit:
             self.rate.adopt(self._sent)
         self.rate.limit = min(self.rate.limit, budget)
         self._raise_rate_at = now + _RATE_PROBE_SECONDS
+        self._raise_rate_by = _LEAST_RAISE
         return Limited.RATE
 
     def overloaded(self) -> None:

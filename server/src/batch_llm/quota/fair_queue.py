@@ -12,7 +12,7 @@ class Waiter:
 
     Args:
         future: done when its turn has come.
-        tokens: tokens that it wants to reserve.
+        tokens: an estimate of its prompt's tokens.
     """
 
     __slots__ = ("future", "tokens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,11 @@ from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
 from .fair_queue import FairQueue
 from .window import Entry, SlidingWindow
 
+logger = logging.getLogger("batch_llm")
+
 LONGEST_SUGGESTED_WAIT_SECONDS = 3600.0
 _SHORTEST_PAUSE_SECONDS = 0.05
+_FALLBACK_PAUSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class QuotaScope:
         tokens = self._estimate(prompt_tokens)
         if not self._queue and self._wait(loop.time(), tokens) == 0.0:
             return self._start(loop.time(), tokens)
-        waiter = self._queue.add(tenant, tokens)
+        waiter = self._queue.add(tenant, prompt_tokens)
         self._dispatch()
         try:
             await waiter.future
@@ -170,6 +174,10 @@ class QuotaScope:
             limited = self.adaptive.throttled(now, admission.in_flight, admission.sent)
         if self._requests is not None and admission.request is not None:
             self._requests.adjust(admission.request, -1)
+        if self._tokens is not None and admission.tokens is not None:
+            entry, reserved = admission.tokens
+            self._tokens.adjust(entry, -reserved)
+            admission.tokens = None
         if admission.pause < self._pauses:
             # It was under way when an earlier 429 paused the scope: no news, except how long the provider wants.
             self._paused_until = max(self._paused_until, now + floor) if floor else self._paused_until
@@ -184,7 +192,8 @@ class QuotaScope:
         elif self.adaptive is not None and floor:
             pause = floor
         else:
-            pause = max(floor, await self._strategy.on_rate_limit(0, self._pauses_in_row))
+            self._paused_until = max(self._paused_until, now + floor)  # holds though this caller is cancelled below
+            pause = max(floor, await self._cooldown())
         self._pause(asyncio.get_running_loop().time() + pause, pause, count)
 
     def overloaded(self) -> None:
@@ -209,6 +218,8 @@ class QuotaScope:
         limit = self.limit
         if self._probe is not None or (limit is not None and self.in_flight >= limit):
             return None
+        if self._tokens is not None and self._mean_tokens == 0 and self.in_flight:
+            return None  # the first call tells what calls use
         if self._plain and self._since_resume is None:
             return 0.0
         return max(
@@ -231,10 +242,24 @@ class QuotaScope:
             if self._pauses_in_row > 1:
                 self._probe = admission
         if self._since_resume is not None:
-            spaced, delay = self._strategy.should_apply_slow_start(self._since_resume)
+            spaced, delay = self._spacing(self._since_resume)
             self._since_resume = self._since_resume + 1 if spaced else None
             self._next_start_at = now + delay
         return admission
+
+    async def _cooldown(self) -> float:
+        try:
+            return float(await self._strategy.on_rate_limit(0, self._pauses_in_row))
+        except Exception:
+            logger.exception("a rate-limit strategy failed; pausing for %g s", _FALLBACK_PAUSE_SECONDS)
+            return _FALLBACK_PAUSE_SECONDS
+
+    def _spacing(self, calls: int) -> tuple[bool, float]:
+        try:
+            return self._strategy.should_apply_slow_start(calls)
+        except Exception:
+            logger.exception("a rate-limit strategy failed; calls are not spaced out")
+            return False, 0.0
 
     def _give_back(self, admission: Admission) -> None:
         """Undo an admission whose call was not made."""
@@ -256,13 +281,14 @@ class QuotaScope:
         while (waiter := self._queue.first()) is not None:
             loop = asyncio.get_running_loop()
             now = loop.time()
-            wait = self._wait(now, waiter.tokens)
+            tokens = self._estimate(waiter.tokens)  # by what is known now, not when it came
+            wait = self._wait(now, tokens)
             if wait is None:
                 return
             if wait > 0.0:
                 self._look_again(loop, now + wait)
                 return
-            self._granted[waiter.future] = self._start(now, waiter.tokens)
+            self._granted[waiter.future] = self._start(now, tokens)
             self._queue.admit_first()
 
     def _look_again(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
