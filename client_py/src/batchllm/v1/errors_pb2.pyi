@@ -37,7 +37,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: an empty message, or a frame kind newer than this server.
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 4
-    """A field of a request is out of its range. Status INVALID_ARGUMENT; metadata `field`.
+    """A field of a request is out of its range. Status INVALID_ARGUMENT; metadata `field`, for a strategy's spec by its
+    name in the operator's file (`cache_ttl_seconds`).
     Example: `max_concurrency: -1`.
     """
     ERROR_REASON_STRATEGY_NOT_FOUND: _ErrorReason.ValueType  # 5
@@ -168,7 +169,8 @@ ERROR_REASON_FRAME_EMPTY: ErrorReason.ValueType  # 3
 Example: an empty message, or a frame kind newer than this server.
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 4
-"""A field of a request is out of its range. Status INVALID_ARGUMENT; metadata `field`.
+"""A field of a request is out of its range. Status INVALID_ARGUMENT; metadata `field`, for a strategy's spec by its
+name in the operator's file (`cache_ttl_seconds`).
 Example: `max_concurrency: -1`.
 """
 ERROR_REASON_STRATEGY_NOT_FOUND: ErrorReason.ValueType  # 5

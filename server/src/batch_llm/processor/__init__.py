@@ -3,7 +3,7 @@
 from .hooks import BaseMiddleware, BaseObserver, Middleware, PostProcessor, ProcessorObserver, ProgressCallback
 from .metrics import MetricsObserver
 from .processor import ParallelBatchProcessor
-from .session import BatchSession, Runner
+from .session import BatchSession, Runner, engine_failure
 
 __all__ = [
     "BaseMiddleware",
@@ -16,4 +16,5 @@ __all__ = [
     "ProcessorObserver",
     "ProgressCallback",
     "Runner",
+    "engine_failure",
 ]

@@ -13,6 +13,7 @@ import grpc
 
 from batch_llm.executor import Executor
 from batch_llm.model import BatchLLMError, ErrorReason
+from batch_llm.processor import engine_failure
 from batch_llm.shared import SharedStrategy
 from batchllm.v1 import batch_service_pb2, batch_service_pb2_grpc
 
@@ -115,7 +116,10 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
                 if work is None:
                     raise RuntimeError("an item without an index cannot be a duplicate")
                 work.accepted_at = asyncio.get_running_loop().time()
-                result = await self._executor.run(work)
+                try:
+                    result = await self._executor.run(work)
+                except Exception as error:
+                    result = engine_failure(work, error)
             except asyncio.CancelledError:
                 if task not in self._cut:
                     raise
