@@ -22,7 +22,7 @@ from batch_llm.model import (
     WorkItemResult,
     add_usage,
 )
-from batch_llm.quota import QuotaScope
+from batch_llm.quota import QuotaUser
 from batch_llm.shared import SharedStrategy, contained
 
 logger = logging.getLogger("batch_llm")
@@ -124,7 +124,7 @@ class Executor:
     Args:
         policy: for strategies that bring none of their own.
         classifier: says what an exception means.
-        scope_for: makes the quota scope of a strategy that brings none of its own.
+        quota_user: on whose behalf quota scopes are used.
         sleep: waits for seconds.
         uniform: draws between two numbers; the jitter of waits.
     """
@@ -134,17 +134,15 @@ class Executor:
         policy: ExecutionPolicy | None = None,
         *,
         classifier: ErrorClassifier | None = None,
-        scope_for: Callable[[SharedStrategy], QuotaScope] | None = None,
+        quota_user: QuotaUser | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._policy = policy or ExecutionPolicy()
         self._classifier = classifier or DefaultErrorClassifier()
-        self._make_scope = scope_for or (lambda shared: QuotaScope(shared.name))
+        self._quota_user = quota_user
         self._sleep = sleep
         self._uniform = uniform
-        self._scopes: dict[Hashable, QuotaScope] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, work: Work) -> AnyResult:
         """The item's one result. Raises nothing but `CancelledError`."""
@@ -152,14 +150,17 @@ class Executor:
             return _rejected(work)
         run = _Run(work, work.shared)
         try:
-            if work.deadline is None:
-                await self._attempts(work, run)
-            else:
-                try:
+            try:
+                if work.deadline is None:
+                    await self._attempts(work, run)
+                else:
                     async with asyncio.timeout_at(work.deadline):
                         await self._attempts(work, run)
-                except TimeoutError as error:
-                    _run_out(run, error)
+            except TimeoutError as error:
+                _end(run, error, _BROKEN if work.deadline is None else _OUT_OF_TIME)
+            except Exception as error:  # a bug, of ours or in a hook: the item ends all the same, its tokens counted
+                logger.exception("item %r ended by an error outside its calls", work.item_id)
+                _end(run, error, _BROKEN)
             return _result(work, run)
         finally:
             _detach(run.error)
@@ -206,7 +207,7 @@ class Executor:
     async def _attempt(self, work: Work, policy: ExecutionPolicy, run: _Run) -> None:
         """One call, admitted by the strategy's limiters and its quota scope; sets the run's output."""
         shared = run.shared
-        scope = self._scope(shared)
+        scope = shared.scope
         await _admit(shared, work.tenant)
         try:
             admission = await scope.admit(work.tenant, len(run.prompt) // _CHARACTERS_PER_TOKEN)
@@ -217,11 +218,14 @@ class Executor:
                 output, usage, run.metadata = await self._call(shared, policy.attempt_timeout, run)
                 tokens = run.count(usage)
                 succeeded = True
+            except asyncio.CancelledError as error:
+                run.count(getattr(error, "token_usage", None))
+                raise
             except Exception as error:
                 tokens = run.count(getattr(error, "token_usage", None))
                 info = self._note(run, error)
                 if info.is_rate_limit and info.is_retryable:  # else a day's quota: a pause would not help
-                    await scope.throttled(admission, info.suggested_wait)
+                    await scope.throttled(admission, info.suggested_wait, self._quota_user)
                 elif info.is_overload:
                     scope.overloaded()
                 raise
@@ -241,14 +245,20 @@ class Executor:
         except TimeoutError as error:
             if limit.expired():
                 raise FrameworkTimeoutError(
-                    f"the attempt took longer than {timeout:g} s; raise the attempt time-out or ask for less"
+                    f"the attempt took longer than {timeout:g} s; raise the attempt time-out or ask for less",
+                    token_usage=getattr(error.__cause__, "token_usage", None),
                 ) from error
             raise
 
     def _note(self, run: _Run, error: Exception) -> ErrorInfo:
         """Classify an error, once, as the last thing that happened to the item."""
         if run.error is not error or run.classified is None:
-            run.error, run.classified = error, self._classifier.classify(error)
+            try:
+                info = self._classifier.classify(error)
+            except Exception:
+                logger.exception("the error classifier failed; going by the default one")
+                info = DefaultErrorClassifier().classify(error)
+            run.error, run.classified = error, info
         return run.classified
 
     async def _wait(self, policy: ExecutionPolicy, info: ErrorInfo, retry: int) -> None:
@@ -261,19 +271,6 @@ class Executor:
         wait = max(wait, min(info.suggested_wait or 0.0, policy.retry.max_wait))
         if wait > 0:
             await self._sleep(wait)
-
-    def _scope(self, shared: SharedStrategy) -> QuotaScope:
-        if shared.scope is not None:
-            return shared.scope
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # what waits and what is timed belongs to a loop
-            self._loop = loop
-            self._scopes.clear()
-        key = shared.strategy.quota_key if shared.strategy.quota_key is not None else shared
-        scope = self._scopes.get(key)
-        if scope is None:
-            scope = self._scopes[key] = self._make_scope(shared)
-        return scope
 
 
 def _detach(error: BaseException | None) -> None:
@@ -308,11 +305,11 @@ async def _tell(shared: SharedStrategy, error: Exception, run: _Run) -> None:
         logger.exception("on_error of strategy %r failed", shared.name)
 
 
-def _run_out(run: _Run, error: TimeoutError) -> None:
-    """Note that the item's own time limit ended it."""
+def _end(run: _Run, error: Exception, info: ErrorInfo) -> None:
+    """Note what ended the item from outside its attempts."""
     run.success = False
     run.error = error
-    run.classified = _OUT_OF_TIME
+    run.classified = info
 
 
 _OUT_OF_TIME = ErrorInfo(
@@ -321,6 +318,13 @@ _OUT_OF_TIME = ErrorInfo(
     is_timeout=True,
     error_category="item_deadline_exceeded",
     reason=ErrorReason.ITEM_DEADLINE_EXCEEDED,
+)
+_BROKEN = ErrorInfo(
+    is_retryable=False,
+    is_rate_limit=False,
+    is_timeout=False,
+    error_category="internal",
+    reason=ErrorReason.INTERNAL,
 )
 
 

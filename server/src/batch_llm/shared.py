@@ -18,7 +18,7 @@ from batch_llm.model import (
     ProviderError,
     TokenUsage,
 )
-from batch_llm.quota import Limiter, QuotaScope
+from batch_llm.quota import Limiter, QuotaScope, QuotaUser, scope_of
 from batch_llm.strategies import LLMCallStrategy
 from batch_llm.strategies.schema import model_check
 from batch_llm.strategies.signatures import with_state
@@ -48,7 +48,7 @@ class SharedStrategy:
         policy: how its items are run; None leaves that to who runs them.
         max_concurrency: calls in flight at most, over all users; None for no limit of its own.
         prepare_timeout: seconds that `prepare()` may take.
-        scope: its quota scope; None leaves that to who runs it.
+        scope: its quota scope; None: that of the strategy's `quota_key`, or one of its own.
         escalation: where items move up to when outputs do not pass validation; None: what the strategy says.
         clock: monotonic seconds.
     """
@@ -68,7 +68,7 @@ class SharedStrategy:
         self.strategy = strategy
         self.name = name
         self.policy = policy
-        self.scope = scope
+        self.scope = scope if scope is not None else scope_of(strategy.quota_key)
         if escalation is None:
             escalation = [shared_for(step) for step in strategy.escalation]
         self.escalation = tuple(escalation)
@@ -96,19 +96,30 @@ class SharedStrategy:
 
     # -- users -------------------------------------------------------------------------------------------------------
 
-    def lease(self) -> None:
-        """Count a user in."""
+    def lease(self, quota_user: QuotaUser | None = None) -> None:
+        """Count a user in.
+
+        Args:
+            quota_user: what the user wants of the quota scope, if anything.
+        """
         with self._mutex:
             self.users += 1
+        if quota_user is not None:
+            self.scope.join(quota_user)
         for step in self.escalation:
-            step.lease()
+            step.lease(quota_user)
 
-    async def release(self) -> None:
+    async def release(self, quota_user: QuotaUser | None = None) -> None:
         """Count a user out; the last one cleans up. A failing cleanup is logged and raised.
+
+        Args:
+            quota_user: as it was given to `lease`.
 
         Raises:
             Exception: what the strategy's `cleanup()` raised.
         """
+        if quota_user is not None:
+            self.scope.leave(quota_user)
         with self._mutex:
             self.users -= 1
             last = self.users == 0
@@ -116,9 +127,9 @@ class SharedStrategy:
                 # A flight of its own, so that a cancelled caller does not leave a client half closed.
                 self._cleaning = cleaning = Flight(self._clean_up(), f"cleanup-{self.name}")
         failures = []
-        for wait in (*([cleaning.wait] if last else []), *(step.release for step in self.escalation)):
+        for end in (*([cleaning.wait()] if last else []), *(step.release(quota_user) for step in self.escalation)):
             try:
-                await wait()
+                await end
             except Exception as error:  # each lets go, whatever becomes of another
                 failures.append(error)
         if failures:
@@ -249,7 +260,8 @@ async def contained(call: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise ProviderError("the strategy's call was cancelled from within") from error
+        spent = getattr(error, "token_usage", None)
+        raise ProviderError("the strategy's call was cancelled from within", token_usage=spent) from error
     except (Exception, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # e.g. SystemExit, which would end the event loop with everything in it

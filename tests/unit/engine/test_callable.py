@@ -135,7 +135,10 @@ def test_it_can_be_prepared_again_after_cleanup() -> None:
     for _ in range(2):
         (result,) = run(strategy, "a")
         assert result.output == "a"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batch-llm-call")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("batch-llm-call"):
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_what_cannot_be_called_is_refused() -> None:

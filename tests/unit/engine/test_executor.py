@@ -18,7 +18,7 @@ from batch_llm.model import (
     RetryConfig,
     TokenUsage,
 )
-from batch_llm.quota import FixedDelayStrategy, Limiter, QuotaScope
+from batch_llm.quota import FixedDelayStrategy, Limiter, QuotaUser
 from batch_llm.shared import SharedStrategy
 from batch_llm.strategies import LLMCallStrategy
 
@@ -283,9 +283,7 @@ class ByCall(LLMCallStrategy[Any]):
 
 
 def executor_with(pause: float, **fields: Any) -> Executor:
-    return Executor(
-        policy(**fields), scope_for=lambda shared: QuotaScope(shared.name, strategy=FixedDelayStrategy(pause))
-    )
+    return Executor(policy(**fields), quota_user=QuotaUser(strategy=FixedDelayStrategy(pause)))
 
 
 async def test_a_429_is_no_attempt_and_pauses(scripted: Scripted) -> None:
@@ -365,6 +363,49 @@ async def test_tokens_survive_the_items_deadline(scripted: Scripted) -> None:
     result = await run(scripted(failed, hang), timeout=7, initial_wait=1)
     assert (result.reason, result.attempts, result.elapsed_seconds) == (R.ITEM_DEADLINE_EXCEEDED, 2, 7)
     assert result.token_usage["input_tokens"] == 100
+
+
+async def cut_short() -> None:
+    """An attempt that has spent something before it is cancelled."""
+    try:
+        await hang()
+    except asyncio.CancelledError as error:
+        error.token_usage = TokenUsage(input_tokens=30)  # type: ignore[attr-defined]
+        raise
+
+
+@pytest.mark.parametrize("limits", [{"attempt_timeout": 5}, {"timeout": 5}], ids=["attempt", "item"])
+async def test_tokens_of_an_attempt_that_is_cut_short_count(scripted: Scripted, limits: dict[str, float]) -> None:
+    result = await run(scripted(cut_short), 1, **limits)
+    assert not result.success
+    assert result.token_usage["input_tokens"] == 30
+
+
+async def test_tokens_count_though_the_strategy_cannot_give_feedback(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(output: Any) -> Any:
+        raise OutputValidationError(["no"], output)
+
+    strategy = scripted(("bad", TokenUsage(input_tokens=30)))
+    strategy.with_feedback = lambda prompt, output, errors: 1 / 0
+    result = await run(strategy, check=check)
+    assert (result.reason, result.attempts, result.token_usage["input_tokens"]) == (R.INTERNAL, 1, 30)
+    assert "ZeroDivisionError" in (result.error or "")
+    assert "'1' ended by an error outside its calls" in caplog.text
+
+
+async def test_a_classifier_that_fails_is_replaced_by_the_default_one(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def classify(self, exception: BaseException) -> ErrorInfo:
+            raise TimeoutError("classifier")
+
+    failed = ProviderError("no", status=400, token_usage=TokenUsage(input_tokens=30))
+    result = await Executor(policy(), classifier=Broken()).run(work(scripted(failed)))
+    assert (result.reason, result.token_usage["input_tokens"]) == (R.PROVIDER_REJECTED, 30)
+    assert "the error classifier failed" in caplog.text
 
 
 # -- time ------------------------------------------------------------------------------------------------------------

@@ -482,16 +482,39 @@ async def test_a_run_cancelled_again_while_it_ends_leaves_no_task_and_makes_way(
         assert (await processor.process_all()).succeeded == 1
 
 
-async def test_a_bug_of_the_engine_is_an_event_and_an_error_too(scripted: Scripted) -> None:
+async def test_a_middleware_that_hangs_three_times_in_a_row_is_not_called_again(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hangs(BaseMiddleware):
+        calls = 0
+
+        async def before_process(self, item: Any) -> Any:
+            self.calls += 1
+            if self.calls != 3:
+                await hang()
+            return item
+
+    middleware = Hangs()
+    start = now()
+    results = await run(
+        scripted(), *map(str, range(20)), middlewares=[middleware], config=ProcessorConfig(max_workers=1)
+    )
+    assert [result.success for result in results] == [True] * 20
+    assert middleware.calls == 6  # the third went well, so the count began anew
+    assert now() - start == 5 * 90
+    assert "Hangs.before_process hung 3 times in a row" in caplog.text
+
+
+async def test_a_classifier_that_knows_nothing_is_an_event_and_an_error_too(scripted: Scripted) -> None:
     class Nonsense:
         def classify(self, exception: BaseException) -> Any:
-            raise RuntimeError("classifier")
+            return None
 
     recorder, diary = Recorder(), Diary()
     (result,) = await run(
         scripted(ValueError()), observers=[recorder], middlewares=[diary], error_classifier=Nonsense()
     )
-    assert (result.success, result.error) == (False, "RuntimeError: classifier")
+    assert (result.success, result.reason) == (False, ErrorReason.INTERNAL)
     assert len(recorder.of(E.ITEM_FAILED)) == 1
     assert diary.notes == ["before 1", "error 1", "after 1"]
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from batch_llm import LLMCallStrategy, LLMWorkItem, ParallelBatchProcessor
+from batch_llm import CallableStrategy, FixedDelayStrategy, LLMCallStrategy, LLMWorkItem, ParallelBatchProcessor
 from batch_llm.model import TokenUsage
+from batch_llm.quota import Admission, Limiter, QuotaLimits, QuotaScope
 from batch_llm.shared import SharedStrategy, shared_for
 
 
@@ -30,7 +32,7 @@ class Counting(LLMCallStrategy[str]):
         self.cleanups += 1
 
 
-async def batch(strategy: Counting, items: int = 50) -> int:
+async def batch(strategy: LLMCallStrategy[Any], items: int = 50) -> int:
     async with ParallelBatchProcessor[str, Any](max_workers=4) as processor:
         for number in range(items):
             await processor.add_work(LLMWorkItem(str(number), strategy, "x"))
@@ -89,3 +91,89 @@ def test_loops_at_the_same_time_share_one_preparation_and_the_last_one_cleans_up
     assert in_threads(lambda: asyncio.run(batch(strategy)), second) == [50, 50]
     assert (strategy.prepares, strategy.cleanups) == (1, 1)
     assert len(strategy.loops) == 2
+
+
+def test_one_thread_for_calls_is_shared_by_event_loops_in_threads() -> None:
+    strategy = CallableStrategy(str.upper, max_threads=1)
+    outcomes = in_threads(*[lambda: asyncio.run(batch(strategy, 300))] * 3)
+    assert outcomes == [300, 300, 300]
+    (limiter,) = shared_for(strategy).limiters
+    assert limiter.in_use == 0
+
+
+async def visits(enter: Callable[[], Any], leave: Callable[[Any], None], inside: set[int], number: int) -> int:
+    """Visits of which some are cancelled as they wait."""
+    done = 0
+
+    async def visit() -> None:
+        nonlocal done
+        place = await enter()
+        try:
+            inside.add(number)
+            assert len(inside) == 1
+            await asyncio.sleep(0)
+            done += 1
+        finally:
+            inside.discard(number)
+            leave(place)
+
+    for round_ in range(100):
+        tasks = [asyncio.create_task(visit()) for _ in range(5)]
+        await asyncio.sleep(0)
+        tasks[round_ % 5].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            assert task.cancelled() or task.exception() is None
+    return done
+
+
+def test_a_limiter_lets_one_through_whatever_thread_it_comes_from() -> None:
+    limiter, inside = Limiter(1), set[int]()
+    outcomes = in_threads(
+        *(
+            lambda number=number: asyncio.run(visits(limiter.acquire, lambda _: limiter.release(), inside, number))
+            for number in range(4)
+        )
+    )
+    assert all(400 <= done <= 500 for done in outcomes)
+    assert limiter.in_use == 0
+
+
+def test_a_quota_scope_lets_one_through_whatever_thread_it_comes_from() -> None:
+    scope, inside = QuotaScope(limits=QuotaLimits(max_concurrency=1)), set[int]()
+
+    def leave(admission: Admission) -> None:
+        scope.release(admission, succeeded=True)
+
+    outcomes = in_threads(
+        *(
+            lambda number=number: asyncio.run(visits(lambda: scope.admit(number), leave, inside, number))
+            for number in range(4)
+        )
+    )
+    assert all(400 <= done <= 500 for done in outcomes)
+    assert scope.in_flight == 0
+
+
+def test_a_pause_holds_in_every_thread_and_ends_though_the_loop_that_began_it_is_gone() -> None:
+    scope = QuotaScope(strategy=FixedDelayStrategy(0.02))
+    asked_at = []
+
+    async def meet_a_429() -> None:
+        admission = await scope.admit("a")
+        await scope.throttled(admission, None)
+        scope.release(admission, succeeded=False)
+        waiting = asyncio.create_task(scope.admit("a"))  # its loop ends before the pause does
+        await asyncio.sleep(0)
+        asked_at.append(asyncio.get_running_loop().time())
+        waiting.cancel()
+
+    async def come_later() -> float:
+        scope.release(await scope.admit("b"), succeeded=True)
+        return asyncio.get_running_loop().time()
+
+    asyncio.run(meet_a_429())
+    first, second = in_threads(*[lambda: asyncio.run(come_later())] * 2)
+    assert min(first, second) >= asked_at[0]
+    assert scope.cooldown_remaining(first) == scope.cooldown_remaining(second) == 0
+    assert scope.in_flight == 0

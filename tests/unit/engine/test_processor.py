@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -313,6 +315,23 @@ async def test_a_dry_run_makes_no_context_cache(scripted: Scripted) -> None:
         assert (await processor.process_all()).succeeded == 1
 
 
+async def test_a_dry_run_that_hangs_has_the_attempts_limit(scripted: Scripted) -> None:
+    class Hangs(LLMCallStrategy[str]):
+        async def execute(self, prompt: str, attempt: int, timeout: float) -> Any:
+            raise AssertionError
+
+        async def dry_run(self, prompt: str) -> Any:
+            await hang()
+
+    start = asyncio.get_running_loop().time()
+    async with Processor(ProcessorConfig(dry_run=True, timeout_per_item=7)) as processor:
+        await add(processor, Hangs(), "1")
+        (result,) = (await processor.process_all()).results
+    assert result.reason == "ATTEMPT_TIMEOUT"
+    assert "dry_run() took longer than 7 s" in (result.error or "")
+    assert asyncio.get_running_loop().time() - start == 7
+
+
 async def test_a_dry_run_counts_and_hooks_like_any_other(scripted: Scripted) -> None:
     class Dry(LLMCallStrategy[str]):
         cache_discount = 0.5
@@ -430,3 +449,68 @@ def test_an_escalation_that_comes_back_and_a_strategy_that_is_none_are_refused(s
         shared_for(first)
     with pytest.raises(TypeError, match="wrap a function in CallableStrategy"):
         shared_for(print)  # type: ignore[arg-type]
+
+
+# -- several processors ----------------------------------------------------------------------------------------------
+
+
+class ThrottledOnce(LLMCallStrategy[str]):
+    calls = 0
+
+    async def execute(self, prompt: str, attempt: int, timeout: float) -> tuple[str, TokenUsage]:
+        self.calls += 1
+        if self.calls == 1:
+            raise ProviderError("slow down", status=429)
+        return "ok", TokenUsage()
+
+
+async def test_a_429_that_one_processor_meets_pauses_the_others_on_its_strategy(scripted: Scripted) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    strategy, other = ThrottledOnce(), scripted()
+    async with (
+        Processor(max_workers=1, rate_limit_strategy=FixedDelayStrategy(30)) as first,
+        Processor(max_workers=1, rate_limit_strategy=FixedDelayStrategy(1000)) as second,
+    ):
+        await add(first, strategy, "1")
+        running = asyncio.create_task(first.process_all())
+        await asyncio.sleep(1)
+        await add(second, other, "2")
+        assert (await second.process_all()).succeeded == 1
+        assert loop.time() - start == 1
+        await add(second, strategy, "3")
+        assert (await second.process_all()).succeeded == 1
+        assert loop.time() - start == 30  # as long as the one that met it pauses
+        assert (await running).succeeded == 1
+        assert (await first.get_stats())["rate_limit_count"] == 1
+        assert (await second.get_stats())["rate_limit_count"] == 0
+
+
+async def test_the_least_budget_of_the_processors_that_share_a_quota_holds(scripted: Scripted) -> None:
+    loop = asyncio.get_running_loop()
+    strategy, same_quota = scripted(), scripted()
+    strategy.quota_key = same_quota.quota_key = "provider/model"
+    start = loop.time()
+    async with Processor(ProcessorConfig(max_requests_per_minute=100)) as roomy:
+        async with Processor(ProcessorConfig(max_requests_per_minute=2)) as tight:
+            await add(tight, strategy, "1", "2")
+            await tight.process_all()
+            await add(roomy, same_quota, "3")
+            await roomy.process_all()
+            assert loop.time() - start >= 60
+        start = loop.time()
+        await add(roomy, same_quota, *map(str, range(90)))
+        await roomy.process_all()
+        assert loop.time() == start
+
+
+async def test_a_strategy_for_each_item_leaves_nothing_behind(scripted: Scripted) -> None:
+    strategies = [scripted() for _ in range(100)]
+    scopes = [weakref.ref(shared_for(strategy).scope) for strategy in strategies]
+    async with Processor() as processor:
+        for strategy in strategies:
+            await add(processor, strategy, "1")
+        await processor.process_all()
+    del strategies, strategy, processor
+    gc.collect()
+    assert not [scope for scope in scopes if scope() is not None]

@@ -144,7 +144,6 @@ class Engine(RuleBasedStateMachine):
         assert self.scope.in_flight == 0
         assert all(limiter.in_use == 0 for limiter in self.shared.limiters)
         assert not self.scope._queue
-        assert not self.scope._granted
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

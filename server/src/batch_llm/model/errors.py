@@ -93,7 +93,16 @@ class ProviderError(BatchLLMError):
 
 
 class FrameworkTimeoutError(TimeoutError):
-    """The engine's own limit on one attempt ran out; the provider's time-outs are other exceptions."""
+    """The engine's own limit on one attempt ran out; the provider's time-outs are other exceptions.
+
+    Args:
+        message: with the limit.
+        token_usage: what the attempt had cost until then, where the strategy has put it on its `CancelledError`.
+    """
+
+    def __init__(self, message: str = "", *, token_usage: TokenUsage | None = None) -> None:
+        super().__init__(message)
+        self.token_usage = token_usage
 
 
 class OutputValidationError(Exception):

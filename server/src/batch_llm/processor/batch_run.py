@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from batch_llm.executor import Work
@@ -51,6 +52,14 @@ class BatchRun:
         )
         self.emit(ProcessingEvent.BATCH_STARTED, {"total": self._total, "max_workers": max_workers})
         self._feeder = asyncio.create_task(_feed(self.session, works), name="batch-llm-feed")
+
+    def quota_event(self, event: ProcessingEvent, data: dict[str, Any]) -> None:
+        """Pass an event of a quota scope on; the scope may be used from several event loops."""
+        if asyncio.get_running_loop() is self._loop:
+            self.emit(event, data)
+        else:
+            with suppress(RuntimeError):  # this batch's event loop has just been closed
+                self._loop.call_soon_threadsafe(self.emit, event, data)
 
     def emit(self, event: ProcessingEvent, data: dict[str, Any]) -> None:
         """Count an event and tell the observers; returns at once."""

@@ -9,16 +9,26 @@ from batch_llm.model import AnyResult, ErrorReason, TokenUsage, WorkItemResult, 
 from batch_llm.shared import contained
 
 
-async def dry_run(work: Work) -> AnyResult:
-    """The item's result as its strategy's `dry_run()` gives it: nothing is prepared, called or paid; no attempts."""
+async def dry_run(work: Work, *, time_limit: float) -> AnyResult:
+    """The item's result as its strategy's `dry_run()` gives it: nothing is prepared, called or paid; no attempts.
+
+    Args:
+        work: the item.
+        time_limit: seconds that `dry_run()` may take.
+    """
     if work.shared is None:
         raise RuntimeError(f"item {work.item_id!r} has no strategy")
     strategy = work.shared.strategy
     usage = TokenUsage()
     try:
-        output, reported = await contained(strategy.dry_run(work.prompt))
+        async with asyncio.timeout(time_limit) as limit:
+            output, reported = await contained(strategy.dry_run(work.prompt))
         add_usage(usage, reported)
     except Exception as error:
+        if limit.expired():
+            return failure(
+                work, ErrorReason.ATTEMPT_TIMEOUT, f"the strategy's dry_run() took longer than {time_limit:g} s"
+            )
         result = failure(work, ErrorReason.INTERNAL, f"{type(error).__name__}: {error}")
         result.exception = error
         return result

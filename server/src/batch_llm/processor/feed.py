@@ -16,43 +16,57 @@ T = TypeVar("T")
 # Far more than a batch makes between two turns of the event loop: who keeps up misses nothing.
 FEED_CALLS = 16_384
 CLOSE_SECONDS = 5.0
+_HANGS = 3
 
 
-async def guarded(
-    name: str,
-    time_limit: float | None,
-    call: Callable[..., Awaitable[Any]],
-    *arguments: Any,
-    default: T,
-    kinds: type | tuple[type, ...] = object,
-) -> T:
-    """What the call gives, or `default` if it fails, takes too long or gives something else; the log says why.
+class Guard:
+    """Calls a user's code; what goes wrong there is logged and stays there.
+
+    Code that ran out of its time three times in a row hangs for good, in all likelihood: it is not called again.
 
     Args:
-        name: whose call it is, for the log.
-        time_limit: seconds; None for no limit.
-        call: the user's code.
-        arguments: what it is called with.
-        default: what to go on with when it fails.
+        name: whose calls these are, for the log.
+        time_limit: seconds for one call; None for no limit.
         kinds: what it may give.
-
-    Raises:
-        CancelledError: the caller is being cancelled; a cancellation from within the call is its failure.
     """
-    try:
-        async with asyncio.timeout(time_limit):
-            answer = await call(*arguments)
-        if isinstance(answer, kinds):
-            return cast("T", answer)  # what `kinds` says
-        logger.error("%s gave a %s; going on without it", name, type(answer).__name__)
-    except Exception:
-        logger.exception("%s failed; going on without it", name)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        logger.exception("%s was cancelled from within; going on without it", name)
-    return default
+
+    def __init__(self, name: str, time_limit: float | None, kinds: type | tuple[type, ...] = object) -> None:
+        self._name = name
+        self._time_limit = time_limit
+        self._kinds = kinds
+        self._hung = 0
+
+    async def __call__(self, call: Callable[..., Awaitable[Any]], *arguments: Any, default: T) -> T:
+        """What the call gives, or `default` if it fails, takes too long or gives something else.
+
+        Args:
+            call: the user's code.
+            arguments: what it is called with.
+            default: what to go on with when it fails.
+
+        Raises:
+            CancelledError: the caller is being cancelled; a cancellation from within the call is its failure.
+        """
+        if self._hung >= _HANGS:
+            return default
+        try:
+            async with asyncio.timeout(self._time_limit) as limit:
+                answer = await call(*arguments)
+            self._hung = 0
+            if isinstance(answer, self._kinds):
+                return cast("T", answer)  # what `kinds` says
+            logger.error("%s gave a %s; going on without it", self._name, type(answer).__name__)
+        except Exception:
+            logger.exception("%s failed; going on without it", self._name)
+            self._hung = self._hung + 1 if limit.expired() else 0
+            if self._hung == _HANGS:
+                logger.exception("%s hung %d times in a row and is not called again", self._name, _HANGS)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            logger.exception("%s was cancelled from within; going on without it", self._name)
+        return default
 
 
 class Feed:
@@ -75,7 +89,7 @@ class Feed:
     ) -> None:
         self._name = name
         self._call = call
-        self._time_limit = time_limit
+        self._guard = Guard(name, time_limit)
         self._waiting: deque[tuple[Any, ...]] = deque()
         self._capacity = capacity
         self._dropped = 0
@@ -108,7 +122,7 @@ class Feed:
     async def _run(self) -> None:
         while True:
             while self._waiting:
-                await guarded(self._name, self._time_limit, self._call, *self._waiting.popleft(), default=None)
+                await self._guard(self._call, *self._waiting.popleft(), default=None)
             if self._closing:
                 return
             self._news = asyncio.get_running_loop().create_future()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
@@ -16,8 +16,8 @@ from batch_llm.executor import Work, failure
 from batch_llm.model import AnyResult, ErrorReason, LLMWorkItem, ProcessingEvent, WorkItemResult
 from batch_llm.shared import SharedStrategy, shared_for
 
-from .feed import Feed, Threaded, guarded
-from .hooks import AnyItem, Hooks, PostProcessor
+from .feed import Feed, Guard, Threaded
+from .hooks import AnyItem, Hooks, Middleware, PostProcessor
 from .session import Runner, engine_failure
 
 # Middlewares and post-processors may well ask a database; an observer should only take note.
@@ -55,6 +55,10 @@ class HookedRunner:
             Feed(_name(observer, "on_event"), observer.on_event, time_limit=OBSERVER_SECONDS)
             for observer in hooks.observers
         ]
+        self._before = _guarded(hooks.middlewares, "before_process", LLMWorkItem, NoneType)
+        self._after = _guarded(hooks.middlewares[::-1], "after_process", WorkItemResult)
+        self._on_error = _guarded(hooks.middlewares, "on_error", WorkItemResult, NoneType)
+        self._post_process = Guard("post_processor", HOOK_SECONDS)
         callback = hooks.progress_callback
         self._progress = callback and Feed("progress_callback", Threaded(callback), time_limit=hooks.progress_timeout)
         self._new_worker_ids = itertools.count()
@@ -106,7 +110,7 @@ class HookedRunner:
                 self.emit(ProcessingEvent.ITEM_FAILED, about)
         post_processor = self._hooks.post_processor
         if post_processor is not None:
-            await guarded("post_processor", HOOK_SECONDS, _call, post_processor, result, default=None)
+            await self._post_process(_call, post_processor, result, default=None)
         self._ended += 1
         if self._progress and (self._ended % self._hooks.progress_interval == 0 or self._ended == self._total):
             self._progress.offer(self._ended, self._total, work.item_id)
@@ -116,15 +120,8 @@ class HookedRunner:
         item = work.item if isinstance(work, ItemWork) else None
         if item is None:
             return await self._run_safely(work)
-        for middleware in self._hooks.middlewares:
-            changed: AnyItem | None = await guarded(
-                _name(middleware, "before_process"),
-                HOOK_SECONDS,
-                middleware.before_process,
-                item,
-                default=item,
-                kinds=(LLMWorkItem, NoneType),
-            )
+        for middleware, guard in self._before:
+            changed: AnyItem | None = await guard(middleware.before_process, item, default=item)
             if changed is None:
                 name = type(middleware).__name__
                 return failure(work, ErrorReason.CANCELLED, SKIPPED, metadata={"middleware": name})
@@ -133,16 +130,8 @@ class HookedRunner:
         result = await self._run_safely(work)
         if not result.success and result.exception is not None:
             result = await self._recover(item, result, result.exception)
-        for middleware in reversed(self._hooks.middlewares):
-            changed_result = await guarded(
-                _name(middleware, "after_process"),
-                HOOK_SECONDS,
-                middleware.after_process,
-                result,
-                default=result,
-                kinds=WorkItemResult,
-            )
-            result = _in_place_of(result, changed_result)
+        for middleware, guard in self._after:
+            result = _in_place_of(result, await guard(middleware.after_process, result, default=result))
         return result
 
     async def _run_safely(self, work: Work) -> AnyResult:
@@ -161,16 +150,8 @@ class HookedRunner:
             work.shared = shared
 
     async def _recover(self, item: AnyItem, result: AnyResult, error: BaseException) -> AnyResult:
-        for middleware in self._hooks.middlewares:
-            instead: AnyResult | None = await guarded(
-                _name(middleware, "on_error"),
-                HOOK_SECONDS,
-                middleware.on_error,
-                item,
-                error,
-                default=None,
-                kinds=(WorkItemResult, NoneType),
-            )
+        for middleware, guard in self._on_error:
+            instead: AnyResult | None = await guard(middleware.on_error, item, error, default=None)
             if instead is not None:
                 return _in_place_of(result, instead)
         return result
@@ -200,6 +181,10 @@ def _in_place_of(result: AnyResult, other: AnyResult) -> AnyResult:
         submission_index=result.submission_index,
         exception=None if other.success else other.exception or result.exception,
     )
+
+
+def _guarded(middlewares: Sequence[Middleware], method: str, *kinds: type) -> list[tuple[Middleware, Guard]]:
+    return [(middleware, Guard(_name(middleware, method), HOOK_SECONDS, kinds)) for middleware in middlewares]
 
 
 def _name(hook: object, method: str) -> str:

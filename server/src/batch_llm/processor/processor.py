@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -21,13 +22,14 @@ from batch_llm.model import (
     TOutput,
     WorkItemResult,
 )
-from batch_llm.quota import ExponentialBackoffStrategy, QuotaLimits, QuotaScope, RateLimitStrategy
+from batch_llm.quota import ExponentialBackoffStrategy, QuotaUser, RateLimitStrategy
 from batch_llm.shared import SharedStrategy, shared_for
 
 from .batch_run import BatchRun, no_stats
 from .dry_run import dry_run
 from .hooked import ItemWork
 from .hooks import Hooks, Middleware, PostProcessor, ProcessorObserver, ProgressCallback
+from .session import Runner
 
 _TAKE_AT_ONCE = 1024
 
@@ -44,7 +46,8 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
             result = await processor.process_all()
 
     What goes wrong in a hook is logged and never changes an item's result. A middleware or post-processor is waited for
-    90 seconds at most; meanwhile its item keeps one of the workers.
+    90 seconds at most, meanwhile its item keeps one of the workers; one that ran out of its time three times in a row
+    is not called again in that batch.
 
     Args:
         config: settings.
@@ -90,12 +93,19 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
             progress_interval=self._config.progress_interval,
             progress_timeout=self._config.progress_callback_timeout,
         )
-        self._rate_limit_strategy = rate_limit_strategy or ExponentialBackoffStrategy.of(self._config.rate_limit)
+        self._quota_user = QuotaUser(
+            self._config.max_requests_per_minute,
+            rate_limit_strategy or ExponentialBackoffStrategy.of(self._config.rate_limit),
+            self._emit,
+        )
         self._executor = Executor(
             ExecutionPolicy(retry=self._config.retry, attempt_timeout=self._config.timeout_per_item),
             classifier=error_classifier,
-            scope_for=self._quota_scope,
+            quota_user=self._quota_user,
         )
+        self._runner: Runner = self._executor.run
+        if self._config.dry_run:
+            self._runner = partial(dry_run, time_limit=self._config.timeout_per_item)
         self._pending: list[Work] = []
         self._leased: set[SharedStrategy] = set()
         self._run: BatchRun | None = None  # the one under way, else the last one
@@ -151,7 +161,7 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         self._reader = reader
         run = self._run = BatchRun(
             works,
-            dry_run if self._config.dry_run else self._executor.run,
+            self._runner,
             self._hooks,
             max_workers=self._config.max_workers,
             lease=self._lease,
@@ -182,7 +192,9 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         if self._run is not None:
             await self._run.end()
         leased, self._leased = self._leased, set()
-        outcomes = await asyncio.gather(*(shared.release() for shared in leased), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(shared.release(self._quota_user) for shared in leased), return_exceptions=True
+        )
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if failures:
             raise ExceptionGroup("strategies failed to clean up", failures)
@@ -195,19 +207,14 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
     ) -> None:
         await self.cleanup()
 
-    def _quota_scope(self, shared: SharedStrategy) -> QuotaScope:
-        """The quota of a strategy that brings none of its own."""
-        limits = QuotaLimits(requests_per_minute=self._config.max_requests_per_minute)
-        return QuotaScope(shared.name, limits, self._rate_limit_strategy, events=self._emit)
-
     def _emit(self, event: ProcessingEvent, data: dict[str, Any]) -> None:
         if self._run is not None and not self._run.ended.is_set():
-            self._run.emit(event, data)
+            self._run.quota_event(event, data)
 
     def _lease(self, shared: SharedStrategy | None) -> None:
         if shared is not None and shared not in self._leased:
             self._leased.add(shared)
-            shared.lease()
+            shared.lease(self._quota_user)
 
 
 def _nobody() -> None:

@@ -4,7 +4,7 @@ from .adaptive import AdaptiveLimit
 from .cooldown import ExponentialBackoffStrategy, FixedDelayStrategy, RateLimitStrategy
 from .fair_queue import FairQueue
 from .limiter import Limiter
-from .scope import Admission, QuotaLimits, QuotaScope
+from .scope import Admission, QuotaLimits, QuotaScope, QuotaUser, scope_of
 from .window import SlidingWindow
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "Limiter",
     "QuotaLimits",
     "QuotaScope",
+    "QuotaUser",
     "RateLimitStrategy",
     "SlidingWindow",
+    "scope_of",
 ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable
+import threading
+import weakref
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +69,33 @@ class Admission:
         self.sent: Sent | None = None
 
 
+class QuotaUser:
+    """One who runs items in quota scopes that others use too, e.g. a processor.
+
+    Args:
+        requests_per_minute: what it allows a scope at most; the least of a scope's users holds. None for no limit.
+        strategy: how long a scope pauses, and how it starts again, after a 429 that this user has met.
+        events: told of pauses, in any event loop.
+    """
+
+    __slots__ = ("__weakref__", "events", "requests_per_minute", "strategy")
+
+    def __init__(
+        self,
+        requests_per_minute: int | None = None,
+        strategy: RateLimitStrategy | None = None,
+        events: EngineEvents | None = None,
+    ) -> None:
+        self.requests_per_minute = requests_per_minute
+        self.strategy = strategy
+        self.events = events
+
+
 class QuotaScope:
     """Admits calls: within budgets, not during a pause, in turn between tenants.
 
     A pause belongs to the scope, not to the item that met the 429: it ends when it ends. It is a time, so whoever
-    waits looks again before every call.
+    waits looks again before every call. A scope may be used from event loops in several threads.
 
     Args:
         name: for events.
@@ -88,17 +113,19 @@ class QuotaScope:
         events: EngineEvents | None = None,
     ) -> None:
         limits = limits or QuotaLimits()
+        self._limits = limits
         self.name = name
         self.in_flight = 0
         self.adaptive = AdaptiveLimit() if limits.max_concurrency == "adaptive" else None
         self._max_concurrency = limits.max_concurrency if isinstance(limits.max_concurrency, int) else None
         self._requests = SlidingWindow(limits.requests_per_minute) if limits.requests_per_minute else None
         self._tokens = SlidingWindow(limits.tokens_per_minute) if limits.tokens_per_minute else None
-        self._strategy = strategy or ExponentialBackoffStrategy.of(RateLimitConfig())
+        self._strategy = self._spacing_strategy = strategy or ExponentialBackoffStrategy.of(RateLimitConfig())
         self._events = events
+        self._users: weakref.WeakSet[QuotaUser] = weakref.WeakSet()
+        self._mutex = threading.RLock()
         self._queue = FairQueue()
-        self._granted: dict[asyncio.Future[None], Admission] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: tuple[asyncio.AbstractEventLoop, float] | None = None
         self._paused_until = 0.0
         self._pauses = 0
         self._pauses_in_row = 0
@@ -106,6 +133,32 @@ class QuotaScope:
         self._since_resume: int | None = None  # calls since the pause while they are spaced out
         self._next_start_at = 0.0
         self._mean_tokens = 0.0
+        self._plain = self.adaptive is None and self._requests is None and self._tokens is None
+
+    # -- users -------------------------------------------------------------------------------------------------------
+
+    def join(self, user: QuotaUser) -> None:
+        """Count a user in."""
+        with self._mutex:
+            self._users.add(user)
+            self._agree()
+
+    def leave(self, user: QuotaUser) -> None:
+        """Count a user out; one that never came is no error."""
+        with self._mutex:
+            self._users.discard(user)
+            self._agree()
+
+    def _agree(self) -> None:
+        """Keep to the least of what the scope and its users allow."""
+        allowed = [self._limits.requests_per_minute, *(user.requests_per_minute for user in self._users)]
+        limit = min((limit for limit in allowed if limit is not None), default=None)
+        if limit is None:
+            self._requests = None
+        elif self._requests is None:
+            self._requests = SlidingWindow(limit)
+        else:
+            self._requests.limit = limit
         self._plain = self.adaptive is None and self._requests is None and self._tokens is None
 
     # -- admission ---------------------------------------------------------------------------------------------------
@@ -122,20 +175,25 @@ class QuotaScope:
             tenant: who asks; tenants take turns.
             prompt_tokens: an estimate of the prompt's tokens.
         """
-        loop = asyncio.get_running_loop()
-        tokens = self._estimate(prompt_tokens)
-        if not self._queue and self._wait(loop.time(), tokens) == 0.0:
-            return self._start(loop.time(), tokens)
-        waiter = self._queue.add(tenant, prompt_tokens)
-        self._dispatch()
+        now = asyncio.get_running_loop().time()
+        with self._mutex:
+            tokens = self._estimate(prompt_tokens)
+            if not self._queue and self._wait(now, tokens) == 0.0:
+                return self._start(now, tokens)
+            waiter = self._queue.add(tenant, prompt_tokens)
+            self._dispatch()
         try:
             await waiter.future
         except asyncio.CancelledError:
-            if waiter.future.done() and not waiter.future.cancelled():
-                # Admitted in the moment of the cancellation, and nothing was called.
-                self._give_back(self._granted.pop(waiter.future))
+            with self._mutex:
+                if isinstance(waiter.grant, Admission):
+                    self._give_back(waiter.grant)  # admitted in the moment of the cancellation; nothing was called
+                else:
+                    self._dispatch()  # the next one may be in another event loop, which has no timer yet
             raise
-        return self._granted.pop(waiter.future)
+        if not isinstance(waiter.grant, Admission):
+            raise RuntimeError("woken without an admission")  # noqa: TRY004 - a bug of ours, not of a type
+        return waiter.grant
 
     def release(self, admission: Admission, *, succeeded: bool, tokens: int | None = None) -> None:
         """Note that a call has ended.
@@ -146,6 +204,58 @@ class QuotaScope:
             tokens: what it used; None where that is not known, which leaves the estimate.
         """
         now = asyncio.get_running_loop().time()
+        with self._mutex:
+            self._learn(admission, succeeded=succeeded, tokens=tokens, now=now)
+            self._leave(admission)
+
+    async def throttled(
+        self, admission: Admission, suggested_wait: float | None, user: QuotaUser | None = None
+    ) -> None:
+        """Note that the provider answered a call with 429; pauses the scope. Call `release` as well.
+
+        Args:
+            admission: what `admit` gave.
+            suggested_wait: seconds that the provider asked to wait; a floor, up to an hour.
+            user: who met it; its `strategy` decides how long the pause is.
+        """
+        now = asyncio.get_running_loop().time()
+        floor = min(suggested_wait or 0.0, LONGEST_SUGGESTED_WAIT_SECONDS)
+        strategy = (user.strategy if user is not None else None) or self._strategy
+        self._tell((user,) if user is not None else (), ProcessingEvent.RATE_LIMIT_HIT, suggested_wait=suggested_wait)
+        with self._mutex:
+            limited = self._refused(admission, now)
+            if admission.pause < self._pauses:
+                # It was under way when an earlier 429 paused the scope: no news, except how long the provider wants.
+                self._paused_until = max(self._paused_until, now + floor) if floor else self._paused_until
+                return
+            self._pauses += 1
+            self._pauses_in_row += 1
+            self._spacing_strategy = strategy
+            count, in_row = self._pauses, self._pauses_in_row
+            self._paused_until = max(self._paused_until, now + floor)  # holds though this caller is cancelled below
+        if limited is Limited.RATE:
+            pause = floor  # the learnt rate does the rest
+        elif limited is Limited.CONCURRENCY:
+            pause = max(floor, _SHORTEST_PAUSE_SECONDS * in_row)
+        elif self.adaptive is not None and floor:
+            pause = floor
+        else:
+            pause = max(floor, await _cooldown(strategy, in_row))
+        self._pause(asyncio.get_running_loop().time() + pause, pause, count)
+
+    def overloaded(self) -> None:
+        """Note that the provider says it is overloaded."""
+        if self.adaptive is not None:
+            with self._mutex:
+                self.adaptive.overloaded()
+
+    def cooldown_remaining(self, now: float) -> float:
+        """Seconds until the pause ends; 0 without one."""
+        return max(0.0, self._paused_until - now)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _learn(self, admission: Admission, *, succeeded: bool, tokens: int | None, now: float) -> None:
         if tokens is not None:
             self._mean_tokens += 0.1 * (tokens - self._mean_tokens) if self._mean_tokens else tokens
             if self._tokens is not None and admission.tokens is not None:
@@ -157,55 +267,6 @@ class QuotaScope:
             if self.adaptive is not None:
                 all_in_use = self.in_flight >= int(self.adaptive.limit)
                 self.adaptive.succeeded(admission.in_flight, now - admission.at, all_in_use=all_in_use)
-        self._leave(admission)
-
-    async def throttled(self, admission: Admission, suggested_wait: float | None) -> None:
-        """Note that the provider answered a call with 429; pauses the scope. Call `release` as well.
-
-        Args:
-            admission: what `admit` gave.
-            suggested_wait: seconds that the provider asked to wait; a floor, up to an hour.
-        """
-        now = asyncio.get_running_loop().time()
-        floor = min(suggested_wait or 0.0, LONGEST_SUGGESTED_WAIT_SECONDS)
-        self._emit(ProcessingEvent.RATE_LIMIT_HIT, suggested_wait=suggested_wait)
-        limited = Limited.UNKNOWN
-        if self.adaptive is not None and admission.sent is not None:
-            limited = self.adaptive.throttled(now, admission.in_flight, admission.sent)
-        if self._requests is not None and admission.request is not None:
-            self._requests.adjust(admission.request, -1)
-        if self._tokens is not None and admission.tokens is not None:
-            entry, reserved = admission.tokens
-            self._tokens.adjust(entry, -reserved)
-            admission.tokens = None
-        if admission.pause < self._pauses:
-            # It was under way when an earlier 429 paused the scope: no news, except how long the provider wants.
-            self._paused_until = max(self._paused_until, now + floor) if floor else self._paused_until
-            return
-        self._pauses += 1
-        self._pauses_in_row += 1
-        count = self._pauses
-        if limited is Limited.RATE:
-            pause = floor  # the learnt rate does the rest
-        elif limited is Limited.CONCURRENCY:
-            pause = max(floor, _SHORTEST_PAUSE_SECONDS * self._pauses_in_row)
-        elif self.adaptive is not None and floor:
-            pause = floor
-        else:
-            self._paused_until = max(self._paused_until, now + floor)  # holds though this caller is cancelled below
-            pause = max(floor, await self._cooldown())
-        self._pause(asyncio.get_running_loop().time() + pause, pause, count)
-
-    def overloaded(self) -> None:
-        """Note that the provider says it is overloaded."""
-        if self.adaptive is not None:
-            self.adaptive.overloaded()
-
-    def cooldown_remaining(self, now: float) -> float:
-        """Seconds until the pause ends; 0 without one."""
-        return max(0.0, self._paused_until - now)
-
-    # -- inside ------------------------------------------------------------------------------------------------------
 
     def _estimate(self, prompt_tokens: int) -> int:
         """Tokens to reserve: what calls have used of late, but no less than the prompt."""
@@ -247,16 +308,22 @@ class QuotaScope:
             self._next_start_at = now + delay
         return admission
 
-    async def _cooldown(self) -> float:
-        try:
-            return float(await self._strategy.on_rate_limit(0, self._pauses_in_row))
-        except Exception:
-            logger.exception("a rate-limit strategy failed; pausing for %g s", _FALLBACK_PAUSE_SECONDS)
-            return _FALLBACK_PAUSE_SECONDS
+    def _refused(self, admission: Admission, now: float) -> Limited:
+        """Give back what a refused call does not use up; what seems to be limited."""
+        limited = Limited.UNKNOWN
+        if self.adaptive is not None and admission.sent is not None:
+            limited = self.adaptive.throttled(now, admission.in_flight, admission.sent)
+        if self._requests is not None and admission.request is not None:
+            self._requests.adjust(admission.request, -1)
+        if self._tokens is not None and admission.tokens is not None:
+            entry, reserved = admission.tokens
+            self._tokens.adjust(entry, -reserved)
+            admission.tokens = None
+        return limited
 
     def _spacing(self, calls: int) -> tuple[bool, float]:
         try:
-            return self._strategy.should_apply_slow_start(calls)
+            return self._spacing_strategy.should_apply_slow_start(calls)
         except Exception:
             logger.exception("a rate-limit strategy failed; calls are not spaced out")
             return False, 0.0
@@ -279,36 +346,43 @@ class QuotaScope:
     def _dispatch(self) -> None:
         """Admit those whose turn it is; look again when time alone will let the next one go."""
         while (waiter := self._queue.first()) is not None:
-            loop = asyncio.get_running_loop()
-            now = loop.time()
+            now = asyncio.get_running_loop().time()
             tokens = self._estimate(waiter.tokens)  # by what is known now, not when it came
             wait = self._wait(now, tokens)
             if wait is None:
                 return
             if wait > 0.0:
-                self._look_again(loop, now + wait)
+                self._look_again(waiter.future.get_loop(), now + wait)
                 return
-            self._granted[waiter.future] = self._start(now, tokens)
-            self._queue.admit_first()
+            admission = self._start(now, tokens)
+            if not self._queue.admit_first(admission):
+                self._give_back(admission)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
-        if self._timer is not None:
-            if not self._timer.cancelled() and self._timer.when() <= at:
-                return
-            self._timer.cancel()
-        self._timer = loop.call_at(at, self._on_timer)
+        """Dispatch at that time, in the event loop of the one who waits: others may be gone by then."""
+        if self._timer is not None and self._timer[0] is loop and self._timer[1] <= at:
+            return
+        self._timer = timer = loop, at
+        if loop is asyncio.get_running_loop():
+            loop.call_at(at, self._on_timer, timer)
+        else:
+            with suppress(RuntimeError):  # it has just been closed, and its waiters are passed over next time
+                loop.call_soon_threadsafe(loop.call_at, at, self._on_timer, timer)
 
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._dispatch()
+    def _on_timer(self, timer: tuple[asyncio.AbstractEventLoop, float]) -> None:
+        with self._mutex:
+            if timer is self._timer:
+                self._timer = None
+            self._dispatch()
 
     def _pause(self, until: float, seconds: float, count: int) -> None:
-        self._paused_until = max(self._paused_until, until)
-        if self.adaptive is None:
-            self._since_resume = 0
-            self._next_start_at = 0.0
-        self._emit(ProcessingEvent.COOLDOWN_STARTED, duration=seconds, consecutive=self._pauses_in_row)
-        if self._events is not None:
+        with self._mutex:
+            self._paused_until = max(self._paused_until, until)
+            if self.adaptive is None:
+                self._since_resume = 0
+                self._next_start_at = 0.0
+            self._tell(self._users, ProcessingEvent.COOLDOWN_STARTED, duration=seconds, consecutive=self._pauses_in_row)
+        if self._events is not None or self._users:
             loop = asyncio.get_running_loop()
             loop.call_at(self._paused_until, self._resumed, count, loop.time())
 
@@ -319,8 +393,32 @@ class QuotaScope:
         if loop.time() < self._paused_until:
             loop.call_at(self._paused_until, self._resumed, count, since)
         else:
-            self._emit(ProcessingEvent.COOLDOWN_ENDED, duration=loop.time() - since)
+            self._tell(self._users, ProcessingEvent.COOLDOWN_ENDED, duration=loop.time() - since)
 
-    def _emit(self, event: ProcessingEvent, **data: Any) -> None:
-        if self._events is not None:
-            self._events(event, {"scope": self.name, **data})
+    def _tell(self, users: Iterable[QuotaUser], event: ProcessingEvent, **data: Any) -> None:
+        for events in (self._events, *(user.events for user in users)):
+            if events is not None:
+                events(event, {"scope": self.name, **data})
+
+
+async def _cooldown(strategy: RateLimitStrategy, pauses_in_row: int) -> float:
+    try:
+        return float(await strategy.on_rate_limit(0, pauses_in_row))
+    except Exception:
+        logger.exception("a rate-limit strategy failed; pausing for %g s", _FALLBACK_PAUSE_SECONDS)
+        return _FALLBACK_PAUSE_SECONDS
+
+
+_by_key: weakref.WeakValueDictionary[Hashable, QuotaScope] = weakref.WeakValueDictionary()
+_by_key_mutex = threading.Lock()
+
+
+def scope_of(key: Hashable) -> QuotaScope:
+    """The one scope of a `quota_key` in this process, for as long as somebody holds it; None: one of its own."""
+    if key is None:
+        return QuotaScope()
+    with _by_key_mutex:
+        scope = _by_key.get(key)
+        if scope is None:
+            scope = _by_key[key] = QuotaScope()
+        return scope

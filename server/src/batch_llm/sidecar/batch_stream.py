@@ -166,8 +166,8 @@ class BatchStream:
             if not (self._session.in_flight or self._session.waiting):
                 continue
             elapsed = self._loop.time() - self._opened_at
-            scopes = [shared.scope for shared in self._leased.values() if shared.scope is not None]
-            cooldown = max((scope.cooldown_remaining(self._loop.time()) for scope in scopes), default=0.0)
+            now = self._loop.time()
+            cooldown = max((shared.scope.cooldown_remaining(now) for shared in self._leased.values()), default=0.0)
             await self._write(_Response(progress=mapping.progress_message(self._session, elapsed, cooldown)))
 
     async def _write(self, frame: _Response) -> None:

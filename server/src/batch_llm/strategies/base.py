@@ -57,7 +57,8 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
             The output and its tokens, and optionally a mapping, see `Reply`.
 
         Raises:
-            Exception: whatever went wrong; `token_usage` on it counts what the attempt cost.
+            Exception: whatever went wrong; `token_usage` on it counts what the attempt cost. That holds for the
+                `CancelledError` of an attempt that is cut short, too.
         """
 
     async def on_error(self, exception: Exception, attempt: int, state: dict[str, Any] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,9 @@ class PydanticAIStrategy(LLMCallStrategy[TOutput]):
         with capture_run_messages() as messages:
             try:
                 result = await self.agent.run(prompt, deps=self._deps, usage=usage, usage_limits=self._usage_limits)
+            except asyncio.CancelledError as error:
+                error.token_usage = read_usage(usage)  # type: ignore[attr-defined] # steps that were made are paid
+                raise
             except Exception as error:
                 failure = _translate(error, messages)
                 with suppress(AttributeError):  # an exception with slots
