@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from batch_llm import CallableStrategy, LLMCallStrategy, ProviderError, TokenUsage
+from batch_llm.strategies.simulated import SimulatedStrategy
 
 
 class Label(BaseModel):
@@ -110,6 +111,10 @@ def broken() -> Recorder:
 
 def wrong() -> str:
     return "a strategy"
+
+
+def cached(name: str = "", cached_content: tuple[str, ...] = ()) -> SimulatedStrategy:
+    return SimulatedStrategy(name=name, cached_content=cached_content)
 
 
 async def late() -> Recorder:

@@ -12,6 +12,7 @@ import pytest
 
 from batch_llm.strategies.factory import FactoryStrategy
 from batch_llm_client import BatchClient, WorkItem
+from batch_llm_client.errors import FailedPreconditionError
 
 from .conftest import BIN, REPO, Start
 
@@ -40,6 +41,7 @@ def config() -> str:
         "bare": (f"{HERE}:bare", ""),
         "dotted": (f"{HERE}:Holder.make", ""),
         "counter": (f"{HERE}:counter", ""),
+        "cached": (f"{HERE}:cached", ""),
         **{name: (factory, "") for name, (factory, _) in BROKEN.items()},
     }
     providers["unknown_option"] = (f"{HERE}:bare", 'colour = "red"')
@@ -58,6 +60,9 @@ output_json_schema = {{type = "object"}}
 [strategies.full.generation]
 temperature = 0
 seed = 3
+[strategies.handbook]
+provider = "cached"
+cached_content = ["handbook"]
 [strategies.ignored]
 provider = "bare"
 model = "big"
@@ -110,6 +115,15 @@ def test_attempts_errors_tokens_and_metadata_pass_through(client: BatchClient) -
     assert json.loads(result.text or "")["seen"] == ["not yet"]
     assert (result.usage.input_tokens, result.usage.cached_input_tokens) == (15, 4)
     assert result.usage.effective_input_tokens == 13  # by the strategy's own discount
+
+
+def test_the_cache_of_a_strategy_is_looked_after_from_the_start(client: BatchClient) -> None:
+    assert not client.delete_cache("handbook")
+    cache, reused = client.create_or_reuse_cache("handbook")
+    assert (cache.strategy, reused) == ("handbook", False)
+    assert client.delete_cache("handbook")
+    with pytest.raises(FailedPreconditionError, match="has no cached content"):
+        client.create_or_reuse_cache("bare")
 
 
 def test_state_and_output_model_count(client: BatchClient) -> None:

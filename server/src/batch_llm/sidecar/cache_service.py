@@ -97,12 +97,14 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
         """Call with the strategy's cache; its errors end the RPC."""
         try:
             entry = self._catalogue.get(strategy)
-            cache = _cache(entry)
+            made_when_prepared = entry.provider_kind == "python"
+            if not made_when_prepared:
+                _cache(entry)
             entry.shared.lease()
             try:
-                if prepare:
+                if prepare or made_when_prepared:
                     await entry.shared.prepare()
-                return await call(cache)
+                return await call(_cache(entry))
             finally:
                 await entry.shared.release()
         except asyncio.CancelledError:
@@ -115,7 +117,7 @@ def _cache(entry: Entry) -> ContextCache:
     cache = entry.shared.strategy.context_cache
     if cache is None:
         raise BatchLLMError(
-            f"strategy {entry.name!r} has no cached_content, so it has no context cache; give it some",
+            f"strategy {entry.name!r} has no cached content, so it has no context cache; give it cached_content",
             reason=ErrorReason.CACHE_NOT_CONFIGURED,
             metadata={"strategy": entry.name},
         )
