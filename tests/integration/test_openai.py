@@ -288,12 +288,14 @@ async def test_nobody_there_is_unavailable() -> None:
     ("arguments", "message"),
     [
         ({"model": ""}, "model must not be empty"),
+        ({"model": "m", "cache_discount": 90}, "cache_discount must be at most 1, got 90"),
+        ({"model": "m", "max_connections": 2.5}, "max_connections must be a whole number, got 2.5"),
         ({"model": "m", "base_url": "api.openai.com/v1"}, "must be a URL"),
         ({"model": "m", "base_url": "file:///etc/passwd"}, "must be a URL"),
         ({"model": "m", "base_url": f"http://user:{KEY}@host/v1"}, "must not carry a name or password"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict[str, str], message: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         OpenAIStrategy(**arguments)
     assert KEY not in str(caught.value)

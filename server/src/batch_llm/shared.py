@@ -17,9 +17,11 @@ from batch_llm.model import (
     ExecutionPolicy,
     ProviderError,
     TokenUsage,
+    checks,
 )
 from batch_llm.quota import Limiter, QuotaScope, QuotaUser, scope_of
 from batch_llm.strategies import LLMCallStrategy
+from batch_llm.strategies.base import check_strategy
 from batch_llm.strategies.schema import model_check
 from batch_llm.strategies.signatures import with_state
 
@@ -46,11 +48,15 @@ class SharedStrategy:
         strategy: the instance.
         name: its name, for results and logs.
         policy: how its items are run; None leaves that to who runs them.
-        max_concurrency: calls in flight at most, over all users; None for no limit of its own.
-        prepare_timeout: seconds that `prepare()` may take.
+        max_concurrency: calls in flight at most, over all users; at least 1, None for no limit of its own.
+        prepare_timeout: seconds that `prepare()` may take; at least 0.001.
         scope: its quota scope; None: that of the strategy's `quota_key`, or one of its own.
         escalation: where items move up to when outputs do not pass validation; None: what the strategy says.
         clock: monotonic seconds.
+
+    Raises:
+        TypeError: `strategy` is none.
+        ValueError: a number is out of its range, or an attribute of the strategy makes no sense.
     """
 
     def __init__(
@@ -65,6 +71,8 @@ class SharedStrategy:
         escalation: Sequence[SharedStrategy] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        check_strategy(strategy)
+        checks.number("prepare_timeout", prepare_timeout, "the usual is 600", least=0.001)
         self.strategy = strategy
         self.name = name
         self.policy = policy
@@ -73,7 +81,7 @@ class SharedStrategy:
             escalation = [shared_for(step) for step in strategy.escalation]
         self.escalation = tuple(escalation)
         self.check_output = model_check(strategy.output_model) if strategy.output_model is not None else None
-        own = Limiter(max_concurrency) if max_concurrency else None
+        own = Limiter(max_concurrency) if max_concurrency is not None else None
         self.limiters = tuple(limiter for limiter in (own, strategy.limiter) if limiter is not None)
         self.max_concurrency = min((limiter.limit for limiter in self.limiters), default=None)
         self.prepared = False
@@ -274,13 +282,14 @@ _ATTRIBUTE = "_batch_llm_shared"
 
 
 def shared_for(strategy: AnyStrategy) -> SharedStrategy:
-    """The one `SharedStrategy` of an instance, for use in-process; it lives as long as the instance."""
+    """The one `SharedStrategy` of an instance, for use in-process; it lives as long as the instance.
+
+    Raises:
+        TypeError: it, or a step of its escalation, is no strategy.
+        ValueError: an attribute of one of them makes no sense.
+    """
     shared: SharedStrategy | None = getattr(strategy, _ATTRIBUTE, None)
     if shared is None or shared.strategy is not strategy:  # a copied strategy brings its original's
-        if not isinstance(strategy, LLMCallStrategy):
-            raise TypeError(
-                f"a strategy must be an LLMCallStrategy, got {strategy!r}; wrap a function in CallableStrategy"
-            )
         _check_escalation(strategy, [])
         shared = SharedStrategy(strategy)
         object.__setattr__(strategy, _ATTRIBUTE, shared)
@@ -290,5 +299,6 @@ def shared_for(strategy: AnyStrategy) -> SharedStrategy:
 def _check_escalation(strategy: AnyStrategy, above: list[AnyStrategy]) -> None:
     if any(strategy is step for step in above):
         raise ValueError(f"escalation: {strategy!r} comes back to itself; each step must be another strategy")
+    check_strategy(strategy)
     for step in strategy.escalation:
         _check_escalation(step, [*above, strategy])

@@ -146,3 +146,7 @@ def test_what_cannot_be_called_is_refused() -> None:
         CallableStrategy("prompt")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_threads must be at least 1, got 0"):
         CallableStrategy(str.upper, max_threads=0)
+    with pytest.raises(ValueError, match=r"max_threads must be a whole number, got 2\.5"):
+        CallableStrategy(str.upper, max_threads=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cache_discount must be at most 1, got 90"):
+        CallableStrategy(str.upper, cache_discount=90)

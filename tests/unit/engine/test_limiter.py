@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,12 @@ async def turns(count: int = 4) -> None:
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_is_at_least_one(limit: int) -> None:
     with pytest.raises(ValueError, match=f"at least 1, got {limit}"):
+        Limiter(limit)
+
+
+@pytest.mark.parametrize("limit", [True, 2.0, "2", None])
+def test_a_limit_is_a_whole_number(limit: Any) -> None:
+    with pytest.raises(ValueError, match=f"^max_concurrency must be a whole number, got {limit!r}; "):
         Limiter(limit)
 
 

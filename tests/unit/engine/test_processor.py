@@ -410,6 +410,12 @@ def test_settings_given_directly_are_checked_too(extra: dict[str, Any]) -> None:
         Processor(**extra)
 
 
+@pytest.mark.parametrize("config", [{}, {"max_workers": 2}, 5])
+def test_a_config_of_another_kind_is_refused(config: Any) -> None:
+    with pytest.raises(ValueError, match=r"^config must be a ProcessorConfig, got .*; "):
+        Processor(config)
+
+
 async def test_a_strategy_that_swallows_its_cancellation_is_not_called_again_after_leaving() -> None:
     class Stubborn(LLMCallStrategy[str]):
         calls = 0

@@ -173,6 +173,11 @@ async def test_a_cancelled_run_is_a_cancellation() -> None:
         await task
 
 
+def test_a_discount_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match="cache_discount must be at most 1, got 90"):
+        PydanticAIStrategy(Agent(TestModel()), cache_discount=90)
+
+
 @pytest.mark.parametrize("name", ["PydanticAIStrategy", "OpenAIStrategy", "CallableStrategy"])
 def test_importing_it_imports_no_providers_library(name: str) -> None:
     program = (

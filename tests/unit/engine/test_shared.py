@@ -1,6 +1,7 @@
 import asyncio
 import copy
 import logging
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -362,3 +363,44 @@ async def test_a_strategy_may_leave_state_out() -> None:
     error = ValueError()
     await shared.on_error(error, 2, {})
     assert strategy.seen == (error, 2)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        *[("cache_discount", value) for value in (None, "0.9", True, math.nan, -0.1, 1.1, 90)],
+        ("limiter", 5),
+        ("quota_key", ["eu"]),
+        ("quota_key", ("eu", [])),
+        ("output_model", dict),
+        ("output_model", '{"type": "object"}'),
+        ("escalation", "larger"),
+        ("escalation", None),
+    ],
+)
+def test_an_attribute_that_makes_no_sense_is_refused(scripted: Scripted, attribute: str, value: Any) -> None:
+    strategy = scripted()
+    setattr(strategy, attribute, value)
+    for share in (SharedStrategy, shared_for):
+        with pytest.raises(ValueError, match=f"^{attribute} must .*, got .*; "):
+            share(strategy)
+
+
+@pytest.mark.parametrize("step", [None, print, "larger"])
+def test_a_step_that_is_no_strategy_is_refused(scripted: Scripted, step: Any) -> None:
+    strategy = scripted()
+    strategy.escalation = [step]
+    with pytest.raises(TypeError, match=r"^a strategy must be an LLMCallStrategy, got .*; wrap a function"):
+        shared_for(strategy)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *[("max_concurrency", value) for value in (0, -1, True, 2.5, "2")],
+        *[("prepare_timeout", value) for value in (0, -1, math.inf, math.nan, "600", True, None)],
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(scripted: Scripted, setting: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{setting} must .*, got .*; "):
+        SharedStrategy(scripted(), **{setting: value})

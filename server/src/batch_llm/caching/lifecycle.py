@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from batch_llm.model import BatchLLMError, ErrorReason
+from batch_llm.model import BatchLLMError, ErrorReason, checks
 
 from .registry import CacheRecord, CacheRegistry
 
@@ -48,9 +48,10 @@ class CachePolicy:
     auto_renew: bool = True
 
     def __post_init__(self) -> None:
-        if self.ttl_seconds < 1:
-            raise ValueError(f"cache_ttl_seconds must be at least 1, got {self.ttl_seconds:g}; the usual is 3600")
-        if not 0 <= self.renewal_buffer_seconds < self.ttl_seconds:
+        checks.number("cache_ttl_seconds", self.ttl_seconds, "the usual is 3600", least=1)
+        checks.number("cache_renewal_buffer_seconds", self.renewal_buffer_seconds, "use 0 to renew at its end")
+        checks.truth("auto_renew", self.auto_renew)
+        if self.renewal_buffer_seconds >= self.ttl_seconds:
             raise ValueError(
                 f"cache_renewal_buffer_seconds must be at least 0 and less than cache_ttl_seconds "
                 f"({self.ttl_seconds:g}), got {self.renewal_buffer_seconds:g}; lower it or raise the TTL"

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import checks
+
+SHORTEST_ATTEMPT_SECONDS = 0.01
+"""The least time limit of an attempt: no provider answers sooner, so every attempt would fail."""
+_LONGER_ATTEMPT = "try 120; no provider answers in less than 0.01"
+
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
@@ -32,24 +38,17 @@ class RetryConfig:
     max_rate_limit_retries: int = 20
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}; use 1 for no retry")
-        if self.initial_wait < 0:
-            raise ValueError(f"initial_wait must not be negative, got {self.initial_wait}; use 0 to retry at once")
+        checks.whole("max_attempts", self.max_attempts, "use 1 for no retry", least=1)
+        checks.number("initial_wait", self.initial_wait, "use 0 to retry at once")
+        checks.number("max_wait", self.max_wait, "use 60, or 0 to retry at once")
         if self.max_wait < self.initial_wait:
             raise ValueError(
                 f"max_wait must not be less than initial_wait ({self.initial_wait}), got {self.max_wait}; "
                 "raise max_wait or lower initial_wait"
             )
-        if self.exponential_base < 1:
-            raise ValueError(
-                f"exponential_base must be at least 1, got {self.exponential_base}; use 1 for waits of one length"
-            )
-        if self.max_rate_limit_retries < 0:
-            raise ValueError(
-                f"max_rate_limit_retries must not be negative, got {self.max_rate_limit_retries}; "
-                "use 0 to fail at the first rate limit"
-            )
+        checks.number("exponential_base", self.exponential_base, "use 1 for waits of one length", least=1)
+        checks.truth("jitter", self.jitter)
+        checks.whole("max_rate_limit_retries", self.max_rate_limit_retries, "use 0 to fail at the first rate limit")
 
     def wait_before(self, retry: int) -> float:
         """Seconds before the given retry (1 for the first), without jitter."""
@@ -81,25 +80,16 @@ class RateLimitConfig:
     backoff_multiplier: float = 1.5
 
     def __post_init__(self) -> None:
-        if self.cooldown_seconds < 0:
-            raise ValueError(f"cooldown_seconds must not be negative, got {self.cooldown_seconds}; use 0 for no pause")
-        if self.slow_start_items < 0:
-            raise ValueError(
-                f"slow_start_items must not be negative, got {self.slow_start_items}; use 0 for no slow start"
-            )
-        if self.slow_start_final_delay < 0:
-            raise ValueError(
-                f"slow_start_final_delay must not be negative, got {self.slow_start_final_delay}; use 0 for no delay"
-            )
+        checks.number("cooldown_seconds", self.cooldown_seconds, "use 0 for no pause")
+        checks.whole("slow_start_items", self.slow_start_items, "use 0 for no slow start")
+        checks.number("slow_start_initial_delay", self.slow_start_initial_delay, "use 0 for no delay")
+        checks.number("slow_start_final_delay", self.slow_start_final_delay, "use 0 for no delay")
+        checks.number("backoff_multiplier", self.backoff_multiplier, "use 1 for pauses of one length", least=1)
         if self.slow_start_initial_delay < self.slow_start_final_delay:
             raise ValueError(
                 f"slow_start_initial_delay must not be less than slow_start_final_delay "
                 f"({self.slow_start_final_delay}), got {self.slow_start_initial_delay}; "
                 "raise the initial delay or lower the final one: a slow start gets faster"
-            )
-        if self.backoff_multiplier < 1:
-            raise ValueError(
-                f"backoff_multiplier must be at least 1, got {self.backoff_multiplier}; use 1 for pauses of one length"
             )
 
 
@@ -109,8 +99,11 @@ class ExecutionPolicy:
 
     Args:
         retry: when and how often to try again.
-        attempt_timeout: seconds for one attempt; above zero.
+        attempt_timeout: seconds for one attempt; at least 0.01.
         check_output: gives the output to deliver, or raises `OutputValidationError`.
+
+    Raises:
+        ValueError: a value is out of its range; says field, value and way out.
     """
 
     retry: RetryConfig = field(default_factory=RetryConfig)
@@ -118,8 +111,10 @@ class ExecutionPolicy:
     check_output: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.attempt_timeout <= 0:
-            raise ValueError(f"attempt_timeout must be above zero seconds, got {self.attempt_timeout}; try 120")
+        checks.instance("retry", self.retry, RetryConfig, "leave it out for the defaults")
+        checks.number("attempt_timeout", self.attempt_timeout, _LONGER_ATTEMPT, least=SHORTEST_ATTEMPT_SECONDS)
+        if self.check_output is not None and not callable(self.check_output):
+            checks.refuse("check_output", "be a function", self.check_output, "use None for no check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +123,12 @@ class ProcessorConfig:
 
     Args:
         max_workers: items in flight at most; at least 1.
-        timeout_per_item: seconds for one attempt; above zero.
+        timeout_per_item: seconds for one attempt; at least 0.01.
         retry: when and how often to try again.
         rate_limit: how to pause after the provider has throttled.
         max_requests_per_minute: calls started in any 60 seconds at most; at least 1, None for no limit.
         progress_interval: items from one progress report to the next; at least 1.
-        progress_callback_timeout: seconds that one progress report may take; above zero, None for no limit.
+        progress_callback_timeout: seconds that one progress report may take; at least 0.001, None for no limit.
         max_queue_size: items that may wait to be run before `add_work` refuses; 0 for no limit.
         dry_run: call no provider: results come from the strategies' `dry_run()`, nothing is prepared.
 
@@ -152,22 +147,14 @@ class ProcessorConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1, got {self.max_workers}; use 1 to run items one by one")
-        if self.timeout_per_item <= 0:
-            raise ValueError(f"timeout_per_item must be above zero seconds, got {self.timeout_per_item}; try 120")
-        if self.max_requests_per_minute is not None and self.max_requests_per_minute < 1:
-            raise ValueError(
-                f"max_requests_per_minute must be at least 1, got {self.max_requests_per_minute}; use None for no limit"
-            )
-        if self.progress_interval < 1:
-            raise ValueError(
-                f"progress_interval must be at least 1, got {self.progress_interval}; use 1 to hear of every item"
-            )
-        if self.progress_callback_timeout is not None and self.progress_callback_timeout <= 0:
-            raise ValueError(
-                f"progress_callback_timeout must be above zero seconds, got {self.progress_callback_timeout}; "
-                "use None for no limit"
-            )
-        if self.max_queue_size < 0:
-            raise ValueError(f"max_queue_size must not be negative, got {self.max_queue_size}; use 0 for no limit")
+        checks.whole("max_workers", self.max_workers, "use 1 to run items one by one", least=1)
+        checks.number("timeout_per_item", self.timeout_per_item, _LONGER_ATTEMPT, least=SHORTEST_ATTEMPT_SECONDS)
+        checks.instance("retry", self.retry, RetryConfig, "leave it out for the defaults")
+        checks.instance("rate_limit", self.rate_limit, RateLimitConfig, "leave it out for the defaults")
+        if self.max_requests_per_minute is not None:
+            checks.whole("max_requests_per_minute", self.max_requests_per_minute, "use None for no limit", least=1)
+        checks.whole("progress_interval", self.progress_interval, "use 1 to hear of every item", least=1)
+        if (timeout := self.progress_callback_timeout) is not None:
+            checks.number("progress_callback_timeout", timeout, "use None for no limit", least=0.001)
+        checks.whole("max_queue_size", self.max_queue_size, "use 0 for no limit")
+        checks.truth("dry_run", self.dry_run)

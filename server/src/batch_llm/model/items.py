@@ -27,7 +27,8 @@ class LLMWorkItem(Generic[TOutput, TContext]):
         context: anything; comes back with the result.
 
     Raises:
-        ValueError: the id is blank.
+        ValueError: the id is blank, or the prompt no text.
+        TypeError: `strategy` cannot be one.
     """
 
     item_id: str
@@ -38,6 +39,14 @@ class LLMWorkItem(Generic[TOutput, TContext]):
     def __post_init__(self) -> None:
         if not isinstance(self.item_id, str) or not self.item_id.strip():
             raise ValueError(f"item_id must be a string that is not blank, got {self.item_id!r}; give each item an id")
+        if not isinstance(self.prompt, str):
+            kind = type(self.prompt).__name__  # what it says is nobody's business but the provider's
+            raise ValueError(f"prompt must be a string, got {kind}; put it into words first")  # noqa: TRY004 - as all
+        # Cheaper than asking for the class, which is above this layer; it is asked for once, when it is shared.
+        if not hasattr(self.strategy, "execute"):
+            raise TypeError(
+                f"strategy must be an LLMCallStrategy, got {self.strategy!r}; wrap a function in CallableStrategy"
+            )
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from batch_llm.model import (
     TContext,
     TOutput,
     WorkItemResult,
+    checks,
 )
 from batch_llm.quota import ExponentialBackoffStrategy, QuotaUser, RateLimitStrategy
 from batch_llm.shared import SharedStrategy, shared_for
@@ -62,7 +63,7 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         timeout_per_item: instead of `config`: seconds for one attempt.
 
     Raises:
-        ValueError: `config` is given together with `max_workers` or `timeout_per_item`.
+        ValueError: `config` is given together with `max_workers` or `timeout_per_item`, or one of them makes no sense.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
     ) -> None:
         if config is not None and (max_workers is not None or timeout_per_item is not None):
             raise ValueError("give either config or max_workers and timeout_per_item, not both")
+        if config is not None:
+            checks.instance("config", config, ProcessorConfig, "ProcessorConfig(max_workers=5) is one")
         defaults = ProcessorConfig()
         self._config = config or ProcessorConfig(
             max_workers=defaults.max_workers if max_workers is None else max_workers,

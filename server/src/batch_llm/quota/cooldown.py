@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from batch_llm.model import RateLimitConfig
+from batch_llm.model import RateLimitConfig, checks
 
 
 class RateLimitStrategy(ABC):
@@ -41,6 +41,9 @@ class ExponentialBackoffStrategy(RateLimitStrategy):
         slow_start_items: calls that are spaced out after a pause.
         slow_start_initial_delay: seconds between the first of them.
         slow_start_final_delay: seconds between the last of them.
+
+    Raises:
+        ValueError: a value is out of its range, which is as in `RateLimitConfig`; says field, value and way out.
     """
 
     def __init__(
@@ -52,6 +55,14 @@ class ExponentialBackoffStrategy(RateLimitStrategy):
         slow_start_initial_delay: float = 2.0,
         slow_start_final_delay: float = 0.1,
     ) -> None:
+        checks.number("initial_cooldown", initial_cooldown, "use 0 for no pause")
+        checks.number("max_cooldown", max_cooldown, "use 600, or 0 for pauses of one length")
+        RateLimitConfig(  # checks the others
+            slow_start_items=slow_start_items,
+            slow_start_initial_delay=slow_start_initial_delay,
+            slow_start_final_delay=slow_start_final_delay,
+            backoff_multiplier=backoff_multiplier,
+        )
         self.initial_cooldown = initial_cooldown
         self.max_cooldown = max(max_cooldown, initial_cooldown)
         self.backoff_multiplier = backoff_multiplier
@@ -91,10 +102,14 @@ class FixedDelayStrategy(RateLimitStrategy):
     """Pauses of one length, and no slow start.
 
     Args:
-        cooldown: seconds.
+        cooldown: seconds; not negative.
+
+    Raises:
+        ValueError: with field, value and way out.
     """
 
     def __init__(self, cooldown: float = 300.0) -> None:
+        checks.number("cooldown", cooldown, "use 0 for no pause")
         self.cooldown = cooldown
 
     async def on_rate_limit(self, worker_id: int, consecutive_limit_count: int) -> float:

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Hashable
 
+from batch_llm.model import checks
+
 from .fair_queue import FairQueue
 
 
@@ -16,13 +18,15 @@ class Limiter:
 
     Args:
         limit: calls in flight at most; at least 1.
+
+    Raises:
+        ValueError: it is no whole number of at least 1.
     """
 
     __slots__ = ("_mutex", "_queue", "in_use", "limit")
 
     def __init__(self, limit: int) -> None:
-        if limit < 1:
-            raise ValueError(f"max_concurrency must be at least 1, got {limit}")
+        checks.whole("max_concurrency", limit, "leave it out for no limit", least=1)
         self.limit = limit
         self.in_use = 0
         self._queue = FairQueue()

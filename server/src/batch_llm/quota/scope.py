@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig
+from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig, checks
 
 from .adaptive import AdaptiveLimit, Limited, Sent
 from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
@@ -33,6 +33,9 @@ class QuotaLimits:
         max_concurrency: calls in flight at most; None to leave that to others; "adaptive" to find it out.
         requests_per_minute: calls in any 60 seconds at most; None for no limit.
         tokens_per_minute: tokens in any 60 seconds at most, reserved by estimate and corrected; None for no limit.
+
+    Raises:
+        ValueError: one is no whole number of at least 1; says field, value and way out.
     """
 
     max_concurrency: int | str | None = None
@@ -40,13 +43,13 @@ class QuotaLimits:
     tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
-        concurrency = self.max_concurrency
-        if isinstance(concurrency, str) and concurrency != "adaptive":
-            raise ValueError(f"max_concurrency must be a number or 'adaptive', got {concurrency!r}")
         for name in ("max_concurrency", "requests_per_minute", "tokens_per_minute"):
             value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}; leave it out for no limit")
+            if name == "max_concurrency" and isinstance(value, str):
+                if value != "adaptive":
+                    checks.refuse(name, "be a number or 'adaptive'", value, "leave it out for no limit")
+            elif value is not None:
+                checks.whole(name, value, "leave it out for no limit", least=1)
 
 
 class Admission:

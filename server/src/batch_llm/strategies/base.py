@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Generic
 
 from batch_llm.caching import ContextCache
-from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage, TOutput
+from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage, TOutput, checks
 from batch_llm.quota import Limiter
 
 Reply = tuple[Any, TokenUsage] | tuple[Any, TokenUsage, Mapping[str, Any]]
@@ -22,13 +22,14 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
     signature.
 
     Attributes:
-        cache_discount: share of the input price that a cached token saves.
+        cache_discount: share of the input price that a cached token saves; 0 to 1.
         context_cache: the strategy's context cache, if it has one; made usable before every attempt.
         limiter: bounds the calls in flight at its provider; strategies on one provider share it.
         quota_key: strategies with the same key share a quota scope: same provider, credentials and model. None: this
             instance has its own.
         output_model: a pydantic model that text outputs must match as JSON; results then carry its instances.
         escalation: strategies to move up to, one after another, when outputs do not pass validation.
+            Whoever runs an item allows it `max_attempts`, so it reaches that many less one.
     """
 
     cache_discount: float = DEFAULT_CACHE_DISCOUNT
@@ -84,3 +85,34 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
     async def dry_run(self, prompt: str) -> tuple[Any, TokenUsage]:
         """Answer without a provider and without cost."""
         return f"[dry run] {prompt[:80]}", TokenUsage()
+
+
+def check_cache_discount(value: Any) -> None:
+    """Refuse what is no number from 0 to 1.
+
+    Raises:
+        ValueError: with field, value and way out.
+    """
+    checks.number("cache_discount", value, "0.9 for nine tenths off, 0 for none", most=1)
+
+
+def check_strategy(strategy: Any) -> None:
+    """Refuse what is no strategy, or one whose attributes make no sense. They are set by whoever wrote its class.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: by attribute, with value and way out.
+    """
+    if not isinstance(strategy, LLMCallStrategy):
+        raise TypeError(f"a strategy must be an LLMCallStrategy, got {strategy!r}; wrap a function in CallableStrategy")
+    check_cache_discount(strategy.cache_discount)
+    if strategy.limiter is not None:
+        checks.instance("limiter", strategy.limiter, Limiter, "use Limiter(8) for 8 calls at a time, None for no limit")
+    try:
+        hash(strategy.quota_key)
+    except TypeError:
+        checks.refuse("quota_key", "be hashable", strategy.quota_key, "use a string or a tuple of strings")
+    if strategy.output_model is not None and not hasattr(strategy.output_model, "model_validate_json"):
+        checks.refuse("output_model", "be a pydantic model", strategy.output_model, "use None for no check")
+    if not isinstance(strategy.escalation, Sequence) or isinstance(strategy.escalation, str):
+        checks.refuse("escalation", "be a list of strategies", strategy.escalation, "use [] for none")

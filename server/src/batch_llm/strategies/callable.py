@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage
+from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage, checks
 from batch_llm.quota import Limiter
 
-from .base import LLMCallStrategy
+from .base import LLMCallStrategy, check_cache_discount
 
 DEFAULT_MAX_THREADS = 32
 _USAGE_KEYS = frozenset(TokenUsage.__annotations__)
@@ -33,7 +33,7 @@ class CallableStrategy(LLMCallStrategy[Any]):
 
     Raises:
         TypeError: `function` cannot be called.
-        ValueError: `max_threads` is below 1.
+        ValueError: `max_threads` is no whole number of at least 1, or `cache_discount` not between 0 and 1.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class CallableStrategy(LLMCallStrategy[Any]):
     ) -> None:
         if not callable(function):
             raise TypeError(f"function must be a function from a prompt to an output, got {type(function).__name__}")
-        if max_threads < 1:
-            raise ValueError(f"max_threads must be at least 1, got {max_threads}")
+        checks.whole("max_threads", max_threads, f"the usual is {DEFAULT_MAX_THREADS}", least=1)
+        check_cache_discount(cache_discount)
         self.cache_discount = cache_discount
         self._function = function
         self._max_threads = max_threads

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from batch_llm.model import DEFAULT_CACHE_DISCOUNT, ErrorReason, ProviderError, TokenUsage
+from batch_llm.model import DEFAULT_CACHE_DISCOUNT, ErrorReason, ProviderError, TokenUsage, checks
 
-from .base import LLMCallStrategy
+from .base import LLMCallStrategy, check_cache_discount
 from .openai_replies import as_provider_error, read_reply
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class OpenAIStrategy(LLMCallStrategy[str]):
         max_connections: connections at most; None for as many as there are calls in flight.
 
     Raises:
-        ValueError: no model, or `base_url` is no URL.
+        ValueError: no model, `base_url` is no URL, or a number is out of its range.
     """
 
     def __init__(
@@ -89,6 +89,10 @@ class OpenAIStrategy(LLMCallStrategy[str]):
     ) -> None:
         if not model:
             raise ValueError('model must not be empty; give it as the endpoint calls it, e.g. "gpt-5-mini"')
+        if cache_discount is not None:
+            check_cache_discount(cache_discount)
+        if max_connections is not None:
+            checks.whole("max_connections", max_connections, "use None for no limit", least=1)
         host = check_base_url(base_url)
         self._at_openai = host.endswith((".openai.com", ".openai.azure.com"))
         if output_limit_field == "auto":

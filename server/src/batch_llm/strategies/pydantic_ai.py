@@ -16,7 +16,7 @@ from batch_llm.model import (
     TOutput,
 )
 
-from .base import LLMCallStrategy
+from .base import LLMCallStrategy, check_cache_discount
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent, RunUsage, UsageLimits
@@ -48,6 +48,9 @@ class PydanticAIStrategy(LLMCallStrategy[TOutput]):
         deps: the agent's dependencies, the same for every run.
         usage_limits: bounds on one run, e.g. its requests; None: pydantic-ai's.
         cache_discount: share of the input price that a cached token saves; depends on the agent's model.
+
+    Raises:
+        ValueError: `cache_discount` is not between 0 and 1.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class PydanticAIStrategy(LLMCallStrategy[TOutput]):
         usage_limits: UsageLimits | None = None,
         cache_discount: float = DEFAULT_CACHE_DISCOUNT,
     ) -> None:
+        check_cache_discount(cache_discount)
         self.agent = agent
         self.cache_discount = cache_discount
         self._deps = deps
