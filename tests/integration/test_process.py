@@ -258,7 +258,10 @@ def test_a_pattern_cannot_stop_the_sidecar(simulated: str) -> None:
     ("config", "expected"),
     [
         ("[server]\nlisten_to = 'x'", "server.listen_to: unknown key"),
-        ("[server]\ndrain_timeout_seconds = 'soon'", "server.drain_timeout_seconds: Input should be a valid number"),
+        (
+            "[server]\ndrain_timeout_seconds = 'soon'",
+            "server.drain_timeout_seconds: must be a number, without quotes (got 'soon')",
+        ),
         ("[server", "is not TOML"),
         ("[providers.x]\nkind = 'gpt'", "providers.x.kind: is 'gpt'; known: simulated, local"),
         ("[providers.l]\nkind = 'local'\nmodel_path = 'no.gguf'", "providers.l.model_path"),

@@ -79,6 +79,11 @@ def test_another_spec_under_the_same_name_is_refused_with_what_differs(catalogue
             {**FIELDS, "cache_ttl_seconds": 50, "cache_renewal_buffer_seconds": 60},
             "cache_renewal_buffer_seconds",
         ),
+        ("triage", {**FIELDS, "max_concurrency": True}, "max_concurrency"),
+        ("triage", {**FIELDS, "max_concurrency": 1025}, "max_concurrency"),
+        ("triage", {**FIELDS, "escalation_models": ("b",)}, "escalation_models"),
+        ("triage", {**FIELDS, "output_json_schema": "{}", "escalation_models": ("b", "c")}, "escalation_models"),
+        ("triage", {**FIELDS, "output_json_schema": '{"$ref": "http://x"}'}, "output_json_schema"),
         ("triage", {**FIELDS, "output_json_schema": "{}", "generation": {"grammar": "x"}}, "generation.grammar"),
     ],
 )

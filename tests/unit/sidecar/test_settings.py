@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from batch_llm.sidecar.settings import ConfigError, Settings, StrategySpec, check_name, load
+from batch_llm.strategies.local.files import BUNDLED_MODEL
 
 SIMULATED = '[providers.sim]\nkind = "simulated"\n'
 Write = Callable[..., Path]
@@ -64,6 +65,91 @@ def refusal(path: Path | None, environment: dict[str, str] | None = None) -> str
         (strategy('cached_content_files = "a.md"'), "strategies.triage.cached_content_files", "must be a list"),
         (strategy("attempt_timeout_seconds = inf"), "strategies.triage.attempt_timeout_seconds", ""),
         (strategy("attempt_timeout_seconds = nan"), "strategies.triage.attempt_timeout_seconds", ""),
+        # Strict: what is no number stays none.
+        ("[server]\nmax_concurrency = true", "server.max_concurrency", "whole number, without quotes (got True)"),
+        ('[server]\nmax_concurrency = "5"', "server.max_concurrency", "whole number, without quotes (got '5')"),
+        ("[server]\nmax_concurrency = 5.0", "server.max_concurrency", "whole number, without quotes (got 5.0)"),
+        ("[server]\nmax_concurrency = nan", "server.max_concurrency", "whole number, without quotes (got nan)"),
+        ('[server]\ndrain_timeout_seconds = "5"', "server.drain_timeout_seconds", "must be a number, without quotes"),
+        (
+            "[server]\ndrain_timeout_seconds = true",
+            "server.drain_timeout_seconds",
+            "must be a number, without quotes (got True)",
+        ),
+        ("[server]\nallow_registration = 1", "server.allow_registration", "must be true or false, without quotes"),
+        ('[server]\nallow_registration = "yes"', "server.allow_registration", "must be true or false"),
+        ("[server]\nstate_dir = 5", "server.state_dir", "must be the name of a file or directory"),
+        ('[server]\nlisten = ["unix:/a", 5]', "server.listen.1", "must be text, in quotes (got 5)"),
+        *[
+            (
+                f"{SIMULATED}max_concurrency = {value}",
+                "providers.sim.max_concurrency",
+                'must be a whole number from 1 to 10000, or "adaptive" (got ',
+            )
+            for value in ("true", '"5"', "5.0", "0", '"auto"', "10001")
+        ],
+        (f"{SIMULATED}requests_per_minute = 2.5", "providers.sim.requests_per_minute", "must be a whole number"),
+        (f'{SIMULATED}models = "big"', "providers.sim.models", "must be a list (got 'big')"),
+        (strategy('escalation_models = "big"'), "strategies.triage.escalation_models", "must be a list (got 'big')"),
+        (
+            strategy('[strategies.triage.generation]\nstop_sequences = "END"'),
+            "strategies.triage.generation.stop_sequences",
+            "must be a list (got 'END')",
+        ),
+        (
+            strategy("[strategies.triage.generation]\ntemperature = true"),
+            "strategies.triage.generation.temperature",
+            "must be a number",
+        ),
+        (strategy("[strategies.triage.retry]\njitter = 0"), "strategies.triage.retry.jitter", "must be true or false"),
+        # Contradictions.
+        (
+            f"{SIMULATED}rate_limit = {{cooldown_seconds = 600}}",
+            "providers.sim.rate_limit.max_cooldown_seconds",
+            "must not be less than cooldown_seconds (600); raise it or lower the first pause (got 300.0)",
+        ),
+        (
+            f"{SIMULATED}rate_limit = {{slow_start_initial_delay_seconds = 0.01}}",
+            "providers.sim.rate_limit.slow_start_final_delay_seconds",
+            "must not be more than slow_start_initial_delay_seconds (0.01): a slow start gets faster; lower it",
+        ),
+        (
+            f"{SIMULATED}rate_limit = {{cooldown_seconds = 1e300, max_cooldown_seconds = 10}}",
+            "providers.sim.rate_limit.cooldown_seconds",
+            "less than or equal to",
+        ),
+        (
+            strategy('output_json_schema = "{}"\nescalation_models = ["b", "c", "d"]'),
+            "strategies.triage.escalation_models",
+            "with retry.max_attempts = 3 no attempt is left for 'd'; raise that to 4 or name fewer models",
+        ),
+        (
+            strategy('output_json_schema = "{}"\nescalation_models = ["b"]\nretry = {max_attempts = 1}'),
+            "strategies.triage.escalation_models",
+            "with retry.max_attempts = 1 no attempt is left for 'b'; raise that to 2",
+        ),
+        (
+            strategy('escalation_models = ["b"]'),
+            "strategies.triage.escalation_models",
+            "without output_json_schema every output passes validation, so no item moves up; give a schema or",
+        ),
+        (
+            strategy("max_concurrency = 1025"),
+            "strategies.triage.max_concurrency",
+            "1025 calls are never in flight, because provider 'sim' has max_concurrency = 1024; raise that, or leave",
+        ),
+        (
+            '[providers.sim]\nkind = "local"\nslots = 3\n[strategies.triage]\nprovider = "sim"\nmax_concurrency = 4',
+            "strategies.triage.max_concurrency",
+            "4 calls are never in flight, because provider 'sim' has slots = 3; raise that, or leave",
+        ),
+        (
+            '[providers.sim]\nkind = "local"\n[strategies.triage]\nprovider = "sim"\noutput_json_schema = "{}"\n'
+            f'escalation_models = ["{BUNDLED_MODEL}"]',
+            "strategies.triage.escalation_models",
+            f"provider 'sim' runs '{BUNDLED_MODEL}' alone; leave it out",
+        ),
+        (strategy("attempt_timeout_seconds = 0.009"), "strategies.triage.attempt_timeout_seconds", "equal to 0.01"),
         (
             strategy('[strategies.triage.generation]\ngrammar = "root ::="'),
             "generation.grammar",
@@ -78,6 +164,32 @@ def test_a_mistake_is_told_by_file_key_and_reason(write: Write, text: str, key: 
     assert key in message
     assert reason in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        strategy('output_json_schema = "{}"\nescalation_models = ["b", "c"]\nattempt_timeout_seconds = 0.01'),
+        strategy("max_concurrency = 1024"),
+        f'{SIMULATED}max_concurrency = "adaptive"\n[strategies.triage]\nprovider = "sim"\nmax_concurrency = 9999',
+        '[providers.own]\nkind = "python"\nfactory = "a:b"\n[strategies.triage]\nprovider = "own"\n'
+        'escalation_models = ["b"]',
+        f"{SIMULATED}rate_limit = {{cooldown_seconds = 300, slow_start_initial_delay_seconds = 0.05}}",
+        f"{SIMULATED}rate_limit = {{cooldown_seconds = 0, max_cooldown_seconds = 0}}",
+    ],
+    ids=["steps and time", "its limit", "no fixed limit", "checks itself", "equal delays", "no pause"],
+)
+def test_the_ends_of_what_fits_together_are_allowed(write: Write, text: str) -> None:
+    load(write(text), {})
+
+
+def test_a_schemas_mistake_is_told_once_and_in_short(write: Write) -> None:
+    schema = '{"$ref": "http://x/y", "description": "' + "long " * 1000 + '"}'
+    message = refusal(write(strategy(f"output_json_schema = '{schema}'")))
+    assert message.count("output_json_schema") == 1
+    assert "strategies.triage.output_json_schema: is no valid JSON Schema: " in message
+    assert "a schema may refer to itself only, not to http://x/y" in message
+    assert len(message) < 600
 
 
 def test_each_mistake_has_a_line(write: Write) -> None:
@@ -150,6 +262,19 @@ def test_the_environment_is_laid_over_the_file(write: Write) -> None:
     assert settings.server.listen == ("unix:/a", "127.0.0.1:0")
     spec = settings.strategies["triage"]
     assert (spec.provider, spec.model, spec.retry.jitter) == ("sim", "b", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("MAX_CONCURRENCY", "true", "server.max_concurrency: must be a whole number"),
+        ("MAX_CONCURRENCY", '"7"', "server.max_concurrency: must be a whole number"),
+        ("ALLOW_REGISTRATION", "no", "server.allow_registration: must be true or false"),
+        ("DRAIN_TIMEOUT_SECONDS", "NaN", "server.drain_timeout_seconds: "),
+    ],
+)
+def test_the_environment_is_no_less_strict(name: str, value: str, reason: str) -> None:
+    assert reason in refusal(None, {f"BATCH_LLM_SERVER__{name}": value})
 
 
 def test_an_unknown_key_in_the_environment_is_refused_too() -> None:

@@ -10,10 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from batch_llm.caching import DEFAULT_RENEWAL_BUFFER_SECONDS, DEFAULT_TTL_SECONDS, CachePolicy
 from batch_llm.model import RetryConfig
+from batch_llm.model.config import SHORTEST_ATTEMPT_SECONDS
 from batch_llm.quota import ExponentialBackoffStrategy, QuotaLimits
 from batch_llm.strategies.factory import FACTS, check_factory
 from batch_llm.strategies.local.files import BUNDLED_MODEL
@@ -21,8 +31,17 @@ from batch_llm.strategies.openai import DEFAULT_BASE_URL, check_base_url
 
 ENVIRONMENT_PREFIX = "BATCH_LLM_"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-_SHORTEST_ATTEMPT_SECONDS = 0.01  # no provider answers sooner, so every attempt would fail
 LONGEST_SECONDS = 10 * 365 * 86_400.0
+# Of pydantic's reasons those that speak of Python's types.
+_PLAIN_REASONS = {
+    "bool_type": "must be true or false, without quotes",
+    "float_type": "must be a number, without quotes",
+    "int_type": "must be a whole number, without quotes",
+    "path_type": "must be the name of a file or directory",
+    "string_type": "must be text, in quotes",
+    "tuple_type": "must be a list",
+}
+_LONGEST_SHOWN = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -31,7 +50,9 @@ class ConfigError(Exception):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    # Strict: true is no 1 and "5" no 5. TOML and JSON have no tuples and no paths, so those fields are lax, their
+    # entries are not.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, strict=True)
 
 
 def _default_state_dir() -> Path:
@@ -43,13 +64,18 @@ class ServerSettings(_Section):
     """`[server]`: where it listens and what it allows."""
 
     listen: tuple[str, ...] = Field(
-        ("127.0.0.1:50051",), min_length=1, description="addresses: `unix:/path/to.sock` or `host:port` (port 0: any)"
+        ("127.0.0.1:50051",),
+        strict=False,
+        min_length=1,
+        description="addresses: `unix:/path/to.sock` or `host:port` (port 0: any)",
     )
     health_listen: str | None = Field(
         None, description="one more address that serves only the health service, e.g. `0.0.0.0:50052` for probes"
     )
     state_dir: Path = Field(
-        default_factory=_default_state_dir, description="local models and context caches; created with mode 0700"
+        default_factory=_default_state_dir,
+        strict=False,
+        description="local models and context caches; created with mode 0700",
     )
     max_concurrency: int = Field(1024, ge=1, le=100_000, description="items in flight at most, for one batch")
     max_message_bytes: int = Field(
@@ -79,12 +105,37 @@ class ServerSettings(_Section):
 class CooldownSettings(_Section):
     """`[providers.NAME.rate_limit]`: how long a quota scope pauses after a 429, and how it starts again."""
 
-    cooldown_seconds: float = Field(5.0, ge=0, description="first pause; what the provider asks for is a floor")
+    cooldown_seconds: float = Field(
+        5.0, ge=0, le=LONGEST_SECONDS, description="first pause; what the provider asks for is a floor"
+    )
     backoff_multiplier: float = Field(1.5, ge=1, description="factor from one pause in a row to the next")
-    max_cooldown_seconds: float = Field(300.0, ge=0, description="the longest pause that is not the provider's wish")
+    max_cooldown_seconds: float = Field(
+        300.0, ge=0, le=LONGEST_SECONDS, description="the longest pause that is not the provider's wish"
+    )
     slow_start_items: int = Field(20, ge=0, description="calls that are spaced out after a pause")
-    slow_start_initial_delay_seconds: float = Field(0.5, ge=0, description="between the first of them")
-    slow_start_final_delay_seconds: float = Field(0.05, ge=0, description="between the last of them")
+    slow_start_initial_delay_seconds: float = Field(
+        0.5, ge=0, le=LONGEST_SECONDS, description="between the first of them"
+    )
+    slow_start_final_delay_seconds: float = Field(
+        0.05, ge=0, le=LONGEST_SECONDS, description="between the last of them; no longer than between the first"
+    )
+
+    @field_validator("max_cooldown_seconds")
+    @classmethod
+    def _not_below_the_first(cls, value: float, info: ValidationInfo) -> float:
+        if value < (first := info.data.get("cooldown_seconds", 0.0)):
+            raise ValueError(f"must not be less than cooldown_seconds ({first:g}); raise it or lower the first pause")
+        return value
+
+    @field_validator("slow_start_final_delay_seconds")
+    @classmethod
+    def _gets_faster(cls, value: float, info: ValidationInfo) -> float:
+        if value > (first := info.data.get("slow_start_initial_delay_seconds", value)):
+            raise ValueError(
+                f"must not be more than slow_start_initial_delay_seconds ({first:g}): a slow start gets faster; "
+                "lower it or raise the initial delay"
+            )
+        return value
 
     def engine_strategy(self) -> ExponentialBackoffStrategy:
         """The same for the engine."""
@@ -109,7 +160,15 @@ class _Quota(_Section):
         None, ge=1, description="tokens in any 60 seconds at most, for one model; reserved by estimate, then corrected"
     )
     rate_limit: CooldownSettings = Field(default_factory=CooldownSettings, description="pauses after a 429")
-    models: tuple[str, ...] = Field((), description="models that strategies may name; empty: any")
+    models: tuple[str, ...] = Field((), strict=False, description="models that strategies may name; empty: any")
+
+    @field_validator("max_concurrency", mode="wrap")
+    @classmethod
+    def _number_or_adaptive(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError:  # one reason for each of the two that it may be
+            raise ValueError('must be a whole number from 1 to 10000, or "adaptive"') from None
 
     def engine_limits(self) -> QuotaLimits:
         """The limits for the engine."""
@@ -135,7 +194,9 @@ class LocalProvider(_Section):
     """`kind = "local"`: a model on this machine, run by llama.cpp (extra `batch-llm[local]`)."""
 
     kind: Literal["local"] = "local"
-    model_path: Path | None = Field(None, description="a GGUF file; absent: the small model that the extra brings")
+    model_path: Path | None = Field(
+        None, strict=False, description="a GGUF file; absent: the small model that the extra brings"
+    )
     model_sha256: str | None = Field(
         None, pattern="^[0-9a-fA-F]{64}$", description="checksum that `model_path` must have; absent: not checked"
     )
@@ -268,7 +329,9 @@ class GenerationSettings(_Section):
     top_p: float | None = Field(None, gt=0, le=1, description="nucleus sampling")
     top_k: int | None = Field(None, ge=1, description="sample among the so many likeliest tokens")
     seed: int | None = Field(None, description="makes sampling repeatable where the provider can")
-    stop_sequences: tuple[str, ...] = Field((), max_length=16, description="output ends before any of these")
+    stop_sequences: tuple[str, ...] = Field(
+        (), strict=False, max_length=16, description="output ends before any of these"
+    )
     grammar: str = Field("", description="GBNF grammar for the output; provider `local` only")
 
 
@@ -279,7 +342,7 @@ class StrategySpec(_Section):
     model: str = Field("", description="the model, as the provider calls it; empty: the provider's default")
     system_instruction: str = Field("", description="said to the model before anything else")
     cached_content: tuple[str, ...] = Field(
-        (), description="content that every item starts with; makes a cached strategy"
+        (), strict=False, description="content that every item starts with; makes a cached strategy"
     )
     cache_ttl_seconds: float = Field(
         DEFAULT_TTL_SECONDS, ge=1, le=LONGEST_SECONDS, description="life of a context cache"
@@ -293,13 +356,17 @@ class StrategySpec(_Section):
     cache_tags: dict[str, str] = Field(default_factory=dict, description="part of the cache's identity")
     max_concurrency: int = Field(0, ge=0, le=10_000, description="calls in flight at most; 0: the provider's limit")
     attempt_timeout_seconds: float = Field(
-        120.0, ge=_SHORTEST_ATTEMPT_SECONDS, le=LONGEST_SECONDS, description="limit on one attempt"
+        120.0, ge=SHORTEST_ATTEMPT_SECONDS, le=LONGEST_SECONDS, description="limit on one attempt"
     )
     retry: RetrySettings = Field(default_factory=RetrySettings, description="when to try again")
     output_json_schema: str = Field("", description="JSON Schema that outputs must match; a table or JSON text")
     generation: GenerationSettings = Field(default_factory=GenerationSettings, description="sampling and limits")
     escalation_models: tuple[str, ...] = Field(
-        (), max_length=8, description="models to move up to, one after another, when an output does not pass validation"
+        (),
+        strict=False,
+        max_length=8,
+        description="models to move up to, one after another, when an output does not pass validation; at most "
+        "`retry.max_attempts` less one",
     )
 
     @model_validator(mode="before")
@@ -310,18 +377,24 @@ class StrategySpec(_Section):
             values = {**values, "cache_renewal_buffer_seconds": min(DEFAULT_RENEWAL_BUFFER_SECONDS, ttl / 2)}
         return values
 
-    @field_validator("cached_content", "escalation_models", mode="before")
-    @classmethod
-    def _no_single_text(cls, value: Any) -> Any:
-        if isinstance(value, str):  # it would be taken apart into its characters
-            raise ValueError("must be a list of strings")  # noqa: TRY004 - pydantic takes ValueError
-        return value
-
     @field_validator("cached_content")
     @classmethod
     def _no_blank_content(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(not content.strip() for content in value):
             raise ValueError("an entry is blank; leave it out or give it text")
+        return value
+
+    @field_validator("escalation_models")
+    @classmethod
+    def _all_within_reach(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if any(not model.strip() for model in value):
+            raise ValueError("an entry is blank; leave it out or name a model")
+        retry: RetrySettings | None = info.data.get("retry")
+        if retry is not None and len(value) >= retry.max_attempts:
+            raise ValueError(
+                f"with retry.max_attempts = {retry.max_attempts} no attempt is left for {value[-1]!r}; raise that to "
+                f"{len(value) + 1} or name fewer models"
+            )
         return value
 
     @field_validator("output_json_schema", mode="before")
@@ -341,8 +414,6 @@ class StrategySpec(_Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.cache_policy()
-        if any(not model.strip() for model in self.escalation_models):
-            raise ValueError("escalation_models: an entry is blank; leave it out or name a model")
         if self.generation.grammar and self.output_json_schema:
             raise ValueError("generation.grammar and output_json_schema both constrain the output; give one of them")
         return self
@@ -398,13 +469,18 @@ def check_fit(spec: StrategySpec, provider: Provider) -> None:
                 raise ValueError(
                     f"{field}: provider {spec.provider!r} has no model {model!r}; known: {', '.join(provider.models)}"
                 )
+    limit = provider.slots if isinstance(provider, LocalProvider) else provider.max_concurrency
+    if isinstance(limit, int) and spec.max_concurrency > limit:
+        key = "slots" if isinstance(provider, LocalProvider) else "max_concurrency"
+        raise ValueError(
+            f"max_concurrency: {spec.max_concurrency} calls are never in flight, because provider {spec.provider!r} "
+            f"has {key} = {limit}; raise that, or leave this out for the provider's limit"
+        )
     match provider:
         case LocalProvider():
-            unknown = [model for model in spec.escalation_models if model != provider.model_name]
-            if unknown:
+            if spec.escalation_models:
                 raise ValueError(
-                    f"escalation_models: provider {spec.provider!r} runs {provider.model_name!r} alone, "
-                    f"not {unknown[0]!r}; leave it out"
+                    f"escalation_models: provider {spec.provider!r} runs {provider.model_name!r} alone; leave it out"
                 )
             if spec.model not in {"", provider.model_name}:
                 raise ValueError(
@@ -420,6 +496,11 @@ def check_fit(spec: StrategySpec, provider: Provider) -> None:
         case _:
             if spec.generation.grammar:
                 raise ValueError("generation.grammar: only a local provider can follow one; use output_json_schema")
+    if spec.escalation_models and not spec.output_json_schema and not isinstance(provider, PythonProvider):
+        raise ValueError(
+            "escalation_models: without output_json_schema every output passes validation, so no item moves up; give "
+            "a schema or leave it out (only a strategy of a `python` provider may check its outputs itself)"
+        )
 
 
 def check_name(name: str) -> None:
@@ -481,7 +562,9 @@ def explain(error: ValidationError, where: str = "") -> str:
         if location[:1] == ["providers"]:
             del location[2:3]  # pydantic names the provider's kind here, which is no part of the key
         key = ".".join(location)
-        reason = problem["msg"].removeprefix("Value error, ")
+        reason = _PLAIN_REASONS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        # What checks a value elsewhere too, e.g. a schema, names the field itself.
+        reason = reason.removeprefix(f"{location[-1]}: " if location else "")
         if problem["type"] in {"union_tag_not_found", "union_tag_invalid"}:
             key += ".kind"
             given = problem["input"].get("kind") if isinstance(problem["input"], dict) else None
@@ -492,7 +575,8 @@ def explain(error: ValidationError, where: str = "") -> str:
         elif key.endswith(".api_key_env"):
             pass  # whoever takes it for the key's own place must not find the key in a log
         elif problem["type"] != "missing" and isinstance(problem["input"], str | int | float | bool):
-            reason += f" (got {problem['input']!r})"
+            given = repr(problem["input"])
+            reason += f" (got {given if len(given) <= _LONGEST_SHOWN else given[:_LONGEST_SHOWN] + '…'})"
         lines.append(": ".join(part for part in (where, key, reason) if part))
     return "\n".join(lines)
 
