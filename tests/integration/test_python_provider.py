@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_llm import ProviderError
 from batch_llm.strategies.factory import FactoryStrategy
 from batch_llm_client import BatchClient, WorkItem
 from batch_llm_client.errors import FailedPreconditionError
@@ -69,11 +70,15 @@ model = "big"
 """
 
 
+def write_modules(directory: Path) -> None:
+    (directory / "broken_module.py").write_text("raise RuntimeError('at import')")
+    (directory / "missing_module.py").write_text("import not_installed")
+
+
 @pytest.fixture(scope="module")
 def client(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchClient]:
     modules = tmp_path_factory.mktemp("modules")
-    (modules / "broken_module.py").write_text("raise RuntimeError('at import')")
-    (modules / "missing_module.py").write_text("import not_installed")
+    write_modules(modules)
     path = os.pathsep.join([str(modules), ENVIRONMENT["PYTHONPATH"]])
     sidecar = start("--listen", "127.0.0.1:0", config=config(), environment={"PYTHONPATH": path})
     with BatchClient(sidecar.wait_for(r"serving on (\S+)")[1], timeout=60) as client:
@@ -186,6 +191,78 @@ def test_a_bad_configuration_is_explained(tmp_path: Path, provider: str, message
     done = subprocess.run([BIN / "batch-llm-sidecar", "check-config", file], capture_output=True, text=True)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def check(file: Path, modules: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(modules), ENVIRONMENT["PYTHONPATH"]])
+    return subprocess.run(
+        [BIN / "batch-llm-sidecar", "check-config", file],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_checking_the_file_imports_factories_and_calls_none(tmp_path: Path) -> None:
+    write_modules(tmp_path)
+    file = tmp_path / "sidecar.toml"
+    file.write_text(config() + '[strategies.moves]\nprovider = "bare"\nescalation_models = ["big"]\n')
+    done = check(file, tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for name in BROKEN.keys() - {"raises", "returns"}:  # known only when they are called, which may cost
+        factory, reason = BROKEN[name]
+        key = "options" if name == "unknown_option" else "factory"
+        (line,) = [line for line in lines if line.startswith(f"{file}: providers.{name}.{key}: {factory!r} ")]
+        assert reason in line
+        lines.remove(line)
+    factory = f"'{HERE}:bare' does not take"
+    assert lines == [
+        f"{file}: strategies.ignored.model: {factory} it; leave it out or let it",
+        f"{file}: strategies.moves.escalation_models: {factory} a model; leave it out",
+    ]
+
+
+def test_a_module_that_ends_the_program_and_an_option_that_is_missing_are_told(tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text("raise SystemExit(0)")
+    (tmp_path / "wanting.py").write_text("def make(*, region, model): ...")
+    file = tmp_path / "sidecar.toml"
+    file.write_text(
+        "[providers.a]\nkind = 'python'\nfactory = 'leaving:make'\n"
+        "[providers.b]\nkind = 'python'\nfactory = 'wanting:make'\n"
+    )
+    done = check(file, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"{file}: providers.a.factory: 'leaving:make' cannot be imported: SystemExit: 0",
+        f"{file}: providers.b.options: 'wanting:make' cannot be called with the options given: "
+        "missing a required argument: 'region'; they are its keyword arguments",
+    ]
+
+
+def test_factories_that_can_be_used_are_fine(tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.toml"
+    file.write_text(
+        f"[providers.a]\nkind = 'python'\nfactory = '{HERE}:make'\noptions = {{greeting = 'hello'}}\n"
+        f"[providers.b]\nkind = 'python'\nfactory = '{HERE}:Holder.make'\n"
+        "[strategies.a]\nprovider = 'a'\nmodel = 'm'\n"
+    )
+    done = check(file, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_a_strategy_whose_attributes_make_no_sense_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(REPO))
+    (tmp_path / "costly.py").write_text(
+        f"from {HERE} import Recorder\n"
+        "def make():\n    made = Recorder()\n    made.cache_discount = 90\n    return made"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ProviderError, match=r"'costly:make' returned .*: cache_discount must be at most 1, got 90"):
+        await FactoryStrategy("costly:make").prepare()
 
 
 async def test_it_is_made_when_first_needed_and_made_again_after_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:

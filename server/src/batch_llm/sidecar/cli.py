@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check-config",
         help="check a configuration file",
-        description="Check a configuration file; each problem on a line, by file, key and reason.",
+        description="Check a configuration file; each problem on a line, by file, key and reason. Imports what "
+        "providers of kind `python` name, which serve does when it first needs it.",
     )
     check.add_argument("config", type=Path, metavar="FILE", help="the operator's TOML file")
     commands.add_parser(
@@ -91,6 +92,11 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _check_config(path: Path, settings: Settings) -> int:
+    # Imported here: --help and the like need no engine.
+    from .providers import check_factories
+
+    if problems := list(check_factories(settings)):
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     print(
         f"{path}: fine. Providers: {', '.join(sorted(settings.providers)) or 'none'}. "
         f"Strategies: {', '.join(sorted(settings.strategies)) or 'none'}."

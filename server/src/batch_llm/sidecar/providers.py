@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batch_llm.caching import CacheRegistry
 from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy
@@ -16,6 +16,7 @@ from .settings import (
     OpenAIProvider,
     Provider,
     PythonProvider,
+    Settings,
     SimulatedProvider,
     StrategySpec,
     check_fit,
@@ -194,7 +195,11 @@ def _openai(spec: StrategySpec, settings: OpenAIProvider) -> AnyStrategy:
 def _python(name: str, spec: StrategySpec, settings: PythonProvider) -> AnyStrategy:
     from batch_llm.strategies.factory import FactoryStrategy
 
-    facts = {
+    return FactoryStrategy(settings.factory, options=settings.options, facts=_facts(name, spec))
+
+
+def _facts(name: str, spec: StrategySpec) -> dict[str, Any]:
+    return {
         "name": name,
         "model": spec.model,
         "system_instruction": spec.system_instruction,
@@ -202,7 +207,6 @@ def _python(name: str, spec: StrategySpec, settings: PythonProvider) -> AnyStrat
         "generation": {key: value for key, value in spec.generation if value not in {None, (), ""}},
         "output_json_schema": spec.output_json_schema,
     }
-    return FactoryStrategy(settings.factory, options=settings.options, facts=facts)
 
 
 def _policy(spec: StrategySpec) -> ExecutionPolicy:
@@ -212,3 +216,33 @@ def _policy(spec: StrategySpec) -> ExecutionPolicy:
 
         check_output = OutputSchema(spec.output_json_schema).check
     return ExecutionPolicy(spec.retry.engine_config(), spec.attempt_timeout_seconds, check_output)
+
+
+def check_factories(settings: Settings) -> Iterator[str]:
+    """Import what `python` providers name, without calling it; what is wrong with it, by key and reason.
+
+    Serving imports each when it is first needed, so that a heavy library costs no time at the start and a broken one
+    harms no other provider.
+    """
+    from batch_llm.strategies.factory import FACTS, arguments_for, ignored_facts, load_factory
+
+    for provider_name, provider in settings.providers.items():
+        if not isinstance(provider, PythonProvider):
+            continue
+        try:
+            function = load_factory(provider.factory)
+        except ValueError as error:
+            yield f"providers.{provider_name}.factory: {provider.factory!r} {error}"
+            continue
+        try:
+            arguments_for(function, provider.options, dict.fromkeys(FACTS))
+        except ValueError as error:
+            yield f"providers.{provider_name}.options: {provider.factory!r} {error}"
+        for name, spec in settings.strategies.items():
+            if spec.provider != provider_name:
+                continue
+            facts = _facts(name, spec)
+            for fact in ignored_facts(function, facts):
+                yield f"strategies.{name}.{fact}: {provider.factory!r} does not take it; leave it out or let it"
+            if spec.escalation_models and not spec.model and ignored_facts(function, {"model": "any"}):
+                yield f"strategies.{name}.escalation_models: {provider.factory!r} does not take a model; leave it out"

@@ -12,11 +12,13 @@ from typing import Any
 from batch_llm.caching import ContextCache
 from batch_llm.model import DEFAULT_CACHE_DISCOUNT, ErrorReason, OutputValidationError, ProviderError, TokenUsage
 
-from .base import LLMCallStrategy, Reply
+from .base import LLMCallStrategy, Reply, check_strategy
 from .schema import model_check
 from .signatures import with_state
 
 _FORM = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+_ASYNC = "is async; let it be a plain function and do what takes time in the strategy's prepare()"
 
 FACTS = ("name", "model", "system_instruction", "cached_content", "generation", "output_json_schema")
 """What a factory is told of its strategy, as keyword arguments, if it takes them."""
@@ -125,65 +127,28 @@ class FactoryStrategy(LLMCallStrategy[Any]):
         return self._made
 
     async def _make(self) -> LLMCallStrategy[Any]:
-        # In a thread, because imports take their time; the call is here, where a strategy finds its event loop.
-        function = await asyncio.to_thread(self._load)
-        arguments = {**self._options, **self._known_facts(function)}
+        try:
+            # In a thread, because imports take their time; the call is here, where a strategy finds its event loop.
+            function = await asyncio.to_thread(load_factory, self._factory)
+            arguments = arguments_for(function, self._options, self._facts)
+        except ValueError as error:
+            raise self._failure(str(error)) from error.__cause__
+        if ignored := ignored_facts(function, self._facts):
+            raise self._failure(f"does not take {', '.join(ignored)}, which the strategy sets")
         try:
             made = function(**arguments)
         except Exception as error:
             raise self._failure(f"raised {type(error).__name__}: {error}") from error
         if inspect.iscoroutine(made):
             made.close()
-            raise self._failure(
-                "is async; let it be a plain function and do what takes time in the strategy's prepare()"
-            )
+            raise self._failure(_ASYNC)
         if not isinstance(made, LLMCallStrategy):
             raise self._failure(f"returned {type(made).__name__}, not an LLMCallStrategy")
+        try:
+            check_strategy(made)
+        except ValueError as error:
+            raise self._failure(f"returned a strategy that cannot be used: {error}") from None
         return made
-
-    def _load(self) -> Callable[..., Any]:
-        module_name, _, path = self._factory.partition(":")
-        try:
-            found: Any = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-                raise self._failure(
-                    f"cannot be imported: there is no module {error.name!r}; install it beside batch-llm or put its "
-                    "directory on PYTHONPATH"
-                ) from None
-            raise self._failure(f"cannot be imported: {error}") from error
-        except Exception as error:
-            raise self._failure(f"cannot be imported: {type(error).__name__}: {error}") from error
-        for part in path.split("."):
-            try:
-                found = getattr(found, part)
-            except AttributeError:
-                raise self._failure(f"cannot be found: {module_name!r} has no {part!r}") from None
-        if not callable(found):
-            raise self._failure(f"is {type(found).__name__}, which cannot be called")
-        function: Callable[..., Any] = found
-        return function
-
-    def _known_facts(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The facts that the function takes.
-
-        Raises:
-            ProviderError: the strategy sets one that it does not take.
-        """
-        try:
-            parameters = inspect.signature(function).parameters
-        except ValueError:  # some classes written in C have none
-            return {}
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            return self._facts
-        ignored = [
-            name
-            for name, fact in self._facts.items()
-            if fact and name not in parameters and name not in _OPTIONAL_FACTS
-        ]
-        if ignored:
-            raise self._failure(f"does not take {', '.join(ignored)}, which the strategy sets")
-        return {name: fact for name, fact in self._facts.items() if name in parameters}
 
     def _failure(self, what: str) -> ProviderError:
         return ProviderError(
@@ -199,3 +164,68 @@ def check_factory(factory: str) -> None:
     """
     if not _FORM.fullmatch(factory):
         raise ValueError(f'must have the form "package.module:function", e.g. "mycompany.llm:make", not {factory!r}')
+
+
+def load_factory(factory: str) -> Callable[..., Any]:
+    """Import a factory's module and find the function in it; it is not called.
+
+    Raises:
+        ValueError: why it cannot be used.
+    """
+    module_name, _, path = factory.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"cannot be imported: there is no module {error.name!r}; install it beside batch-llm or put its "
+                "directory on PYTHONPATH"
+            ) from None
+        raise ValueError(f"cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"cannot be imported: {type(error).__name__}: {error}") from error
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ValueError(f"cannot be found: {module_name!r} has no {part!r}") from None
+    if not callable(found):
+        raise ValueError(f"is {type(found).__name__}, which cannot be called")  # noqa: TRY004 - a setting's value
+    if inspect.iscoroutinefunction(found):
+        raise ValueError(_ASYNC)
+    function: Callable[..., Any] = found
+    return function
+
+
+def ignored_facts(function: Callable[..., Any], facts: Mapping[str, Any]) -> list[str]:
+    """The facts that a strategy sets and the function does not take."""
+    parameters = _parameters(function)
+    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    return [name for name, fact in facts.items() if fact and name not in parameters and name not in _OPTIONAL_FACTS]
+
+
+def arguments_for(function: Callable[..., Any], options: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the function is called with: the options, and the facts that it takes.
+
+    Raises:
+        ValueError: it cannot be called with that.
+    """
+    parameters = _parameters(function)
+    if parameters is None:
+        return dict(options)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        facts = {name: fact for name, fact in facts.items() if name in parameters}
+    arguments = {**options, **facts}
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"cannot be called with the options given: {error}; they are its keyword arguments") from None
+    return arguments
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:  # some classes written in C have none
+        return None
