@@ -18,6 +18,7 @@ class Counting(LLMCallStrategy[str]):
         self.preparing = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
+        self.meeting: threading.Barrier | None = None
 
     async def prepare(self) -> None:
         self.prepares += 1
@@ -26,6 +27,8 @@ class Counting(LLMCallStrategy[str]):
 
     async def execute(self, prompt: str, attempt: int, timeout: float) -> tuple[str, TokenUsage]:
         self.loops.add(id(asyncio.get_running_loop()))
+        if self.meeting is not None and prompt == "0":
+            await asyncio.to_thread(self.meeting.wait, 60)  # so that neither loop has ended before the other began
         return prompt, TokenUsage(input_tokens=1)
 
     async def cleanup(self) -> None:
@@ -35,7 +38,7 @@ class Counting(LLMCallStrategy[str]):
 async def batch(strategy: LLMCallStrategy[Any], items: int = 50) -> int:
     async with ParallelBatchProcessor[str, Any](max_workers=4) as processor:
         for number in range(items):
-            await processor.add_work(LLMWorkItem(str(number), strategy, "x"))
+            await processor.add_work(LLMWorkItem(str(number), strategy, str(number)))
         return (await processor.process_all()).succeeded
 
 
@@ -76,6 +79,7 @@ def test_a_loop_that_ended_without_cleanup_takes_what_was_prepared_with_it() -> 
 def test_loops_at_the_same_time_share_one_preparation_and_the_last_one_cleans_up() -> None:
     strategy = Counting()
     strategy.go_on.clear()
+    strategy.meeting = threading.Barrier(2)
     shared: SharedStrategy = shared_for(strategy)
 
     def second() -> int:

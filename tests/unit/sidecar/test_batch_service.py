@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from batch_llm.caching import CacheRegistry
-from batch_llm.executor import Executor
-from batch_llm.model import ErrorInfo
+from batch_llm.executor import Executor, Work
+from batch_llm.model import AnyResult
 from batch_llm.sidecar.batch_service import BatchServicer
 from batch_llm.sidecar.catalogue import Catalogue
 from batch_llm.sidecar.providers import Providers
@@ -12,15 +12,15 @@ from batch_llm.sidecar.settings import ServerSettings, SimulatedProvider
 from batchllm.v1 import batch_service_pb2, errors_pb2, work_pb2
 
 
-class Broken:
-    def classify(self, exception: BaseException) -> ErrorInfo:
+class Broken(Executor):
+    async def run(self, work: Work) -> AnyResult:
         raise KeyError("a bug")
 
 
 async def test_an_engine_that_fails_on_a_single_item_answers_with_a_result(tmp_path: Path) -> None:
     catalogue = Catalogue(Providers({"sim": SimulatedProvider()}, CacheRegistry(), tmp_path))
     entry, _ = catalogue.register("echo", {"provider": "sim"})
-    servicer = BatchServicer(catalogue, Executor(classifier=Broken()), ServerSettings(state_dir=tmp_path))
+    servicer = BatchServicer(catalogue, Broken(), ServerSettings(state_dir=tmp_path))
     item = work_pb2.WorkItem(item_id="a", strategy="echo", prompt='{"simulate": {"error": {"status": 503}}}')
     answer = await servicer.ProcessItem(batch_service_pb2.ProcessItemRequest(item=item), None)
     assert answer.result.error.reason == errors_pb2.ERROR_REASON_INTERNAL
