@@ -144,3 +144,94 @@ def test_a_rate_that_goes_well_is_raised_faster_and_faster() -> None:
         rates.append(limit.rate.limit)
     assert rates[0] == 101
     assert rates[-1] > 1000
+
+
+def refused_in_a_row(limit: AdaptiveLimit, in_flight: list[int], now: float = 10.0) -> list[Limited]:
+    """429s that come in one after the other, each for a call that started after the one before."""
+    return [limit.throttled(now, number, limit.started(now)) for number in in_flight]
+
+
+def with_calls(calls: int) -> AdaptiveLimit:
+    """A limit that has seen calls over 10 seconds."""
+    limit = AdaptiveLimit()
+    for index in range(calls):
+        limit.started(index * 10.0 / calls)
+    return limit
+
+
+def test_a_row_of_429s_cuts_the_limit_by_half_at_most_and_the_next_row_again() -> None:
+    limit = with_calls(100)
+    limit.limit = 100.0
+    assert set(refused_in_a_row(limit, [99, 60, 30, 10])) == {Limited.CONCURRENCY}
+    assert limit.limit == 50
+    limit.succeeded(5, 1.0, all_in_use=False)
+    refused_in_a_row(limit, [50, 11])
+    assert limit.limit == 25
+
+
+def test_a_429_for_a_call_that_is_alone_is_about_the_rate_and_the_limit_was_right() -> None:
+    limit = with_calls(100)
+    limit.limit = 40.0
+    assert refused_in_a_row(limit, [40, 20, 1])[-1] is Limited.RATE
+    assert limit.limit == 40
+    assert limit.rate is not None
+    assert limit.rate.limit == 100
+
+
+def test_a_row_that_begins_at_the_same_calls_a_minute_but_other_calls_in_flight_is_about_the_rate() -> None:
+    limit = with_calls(100)
+    limit.limit = 40.0
+    assert refused_in_a_row(limit, [40]) == [Limited.CONCURRENCY]
+    limit.succeeded(30, 1.0, all_in_use=False)
+    assert refused_in_a_row(limit, [32]) == [Limited.RATE]
+    assert limit.limit == 39
+    limit.succeeded(30, 1.0, all_in_use=False)
+    assert refused_in_a_row(limit, [32]) == [Limited.CONCURRENCY]
+
+
+def test_answers_to_calls_from_before_a_429_change_nothing() -> None:
+    limit = with_calls(100)
+    limit.limit = 40.0
+    refused_in_a_row(limit, [40])
+    limit.succeeded(100, 1.0, all_in_use=True, fresh=False)
+    limit.throttled(10.0, 2, 100, fresh=False)
+    assert limit.limit == 39
+    for _ in range(20):  # still near the ceiling, which is tried only now and then
+        limit.succeeded(39, 1.0, all_in_use=True)
+    assert limit.limit < 39.1
+
+
+def test_a_learnt_rate_is_paced() -> None:
+    limit = with_calls(600)
+    refused_in_a_row(limit, [1], now=20.0)
+    now, times = 100.0, []
+    for _ in range(100):
+        now += limit.wait(now)
+        limit.started(now)
+        times.append(now)
+    assert times[-1] - times[0] == pytest.approx(99 / 10.3, rel=0.05)
+
+
+def test_a_probe_that_costs_a_long_wait_is_made_less_often() -> None:
+    def calls_to_the_next_probe(wait: float) -> int:
+        limit = with_calls(100)
+        limit.limit = 40.0
+        limit.succeeded(40, 1.0, all_in_use=False)
+        limit.throttled(10.0, 40, 100, wait)
+        calls = 0
+        while limit.limit < 40:
+            limit.succeeded(39, 1.0, all_in_use=True)
+            calls += 1
+        return calls
+
+    assert calls_to_the_next_probe(2.0) > 4 * calls_to_the_next_probe(0.0)
+
+
+def test_a_rate_rises_again_at_once_after_an_outage() -> None:
+    limit = with_calls(100)
+    refused_in_a_row(limit, [1])
+    assert limit.wait(11.0) > 0
+    assert refused_in_a_row(limit, [1], now=100.0) == [Limited.UNKNOWN]
+    limit.wait(100.0 + 60)
+    assert limit.rate is not None
+    assert limit.rate.limit > 102

@@ -197,6 +197,21 @@ async def test_a_429_at_little_traffic_teaches_no_rate() -> None:
     assert scope.adaptive.rate is None
 
 
+async def test_adaptive_pauses_grow_with_an_outage_but_last_no_longer_than_it_has() -> None:
+    scope = QuotaScope(limits=QuotaLimits("adaptive"), strategy=FixedDelayStrategy(300))
+    for _ in range(600):
+        await call(scope, seconds=0.1)
+    start, pauses = now(), []
+    while now() < start + 600:
+        await throttle(scope)
+        pauses.append(scope.cooldown_remaining(now()))
+        assert pauses[-1] <= max(0.05, now() - start)
+    assert pauses[:4] == pytest.approx([0.05, 0.1, 0.2, 0.4])
+    assert pauses[8:11] == pytest.approx([10, 10, 10])
+    assert pauses[-1] == 300
+    assert len(pauses) < 20
+
+
 async def test_a_rate_limit_strategy_that_fails_pauses_all_the_same() -> None:
     class Failing(FixedDelayStrategy):
         async def on_rate_limit(self, worker_id: int, consecutive_limit_count: int) -> float:

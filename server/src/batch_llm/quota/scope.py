@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig, checks
 
-from .adaptive import AdaptiveLimit, Limited, Sent
+from .adaptive import AdaptiveLimit, Limited
 from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
 from .fair_queue import FairQueue
 from .window import Entry, SlidingWindow
@@ -22,6 +22,7 @@ logger = logging.getLogger("batch_llm")
 
 LONGEST_SUGGESTED_WAIT_SECONDS = 3600.0
 _SHORTEST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 10.0
 _FALLBACK_PAUSE_SECONDS = 60.0
 
 
@@ -61,7 +62,7 @@ class Admission:
         pause: number of the scope's last pause then.
     """
 
-    __slots__ = ("at", "in_flight", "pause", "request", "sent", "tokens")
+    __slots__ = ("at", "in_flight", "pause", "request", "tokens", "took")
 
     def __init__(self, at: float, in_flight: int, pause: int) -> None:
         self.at = at
@@ -69,7 +70,7 @@ class Admission:
         self.pause = pause
         self.request: Entry | None = None
         self.tokens: tuple[Entry, int] | None = None
-        self.sent: Sent | None = None
+        self.took = 0
 
 
 class QuotaUser:
@@ -132,6 +133,7 @@ class QuotaScope:
         self._paused_until = 0.0
         self._pauses = 0
         self._pauses_in_row = 0
+        self._row_since = 0.0
         self._probe: Admission | None = None  # the one call that tries whether the provider takes calls again
         self._since_resume: int | None = None  # calls since the pause while they are spaced out
         self._next_start_at = 0.0
@@ -226,24 +228,28 @@ class QuotaScope:
         strategy = (user.strategy if user is not None else None) or self._strategy
         self._tell((user,) if user is not None else (), ProcessingEvent.RATE_LIMIT_HIT, suggested_wait=suggested_wait)
         with self._mutex:
-            limited = self._refused(admission, now)
-            if admission.pause < self._pauses:
+            fresh = admission.pause == self._pauses
+            limited = self._refused(admission, now, floor, fresh=fresh)
+            if not fresh:
                 # It was under way when an earlier 429 paused the scope: no news, except how long the provider wants.
                 self._paused_until = max(self._paused_until, now + floor) if floor else self._paused_until
                 return
             self._pauses += 1
             self._pauses_in_row += 1
+            if self._pauses_in_row == 1:
+                self._row_since = now
             self._spacing_strategy = strategy
             count, in_row = self._pauses, self._pauses_in_row
             self._paused_until = max(self._paused_until, now + floor)  # holds though this caller is cancelled below
-        if limited is Limited.RATE:
-            pause = floor  # the learnt rate does the rest
-        elif limited is Limited.CONCURRENCY:
-            pause = max(floor, _SHORTEST_PAUSE_SECONDS * in_row)
+        if limited is not Limited.UNKNOWN:
+            pause = max(floor, min(_SHORTEST_PAUSE_SECONDS * 2 ** min(in_row - 1, 20), _LONGEST_PAUSE_SECONDS))
         elif self.adaptive is not None and floor:
             pause = floor
         else:
-            pause = max(floor, await _cooldown(strategy, in_row))
+            pause = await _cooldown(strategy, in_row)
+            if self.adaptive is not None and in_row > 1:
+                pause = min(pause, now - self._row_since)  # an outage that is over is noticed
+            pause = max(floor, pause)
         self._pause(asyncio.get_running_loop().time() + pause, pause, count)
 
     def overloaded(self) -> None:
@@ -265,11 +271,12 @@ class QuotaScope:
                 entry, reserved = admission.tokens
                 self._tokens.adjust(entry, tokens - reserved)
         if succeeded:
-            if admission.pause == self._pauses:
+            fresh = admission.pause == self._pauses
+            if fresh:
                 self._pauses_in_row = 0
             if self.adaptive is not None:
                 all_in_use = self.in_flight >= int(self.adaptive.limit)
-                self.adaptive.succeeded(admission.in_flight, now - admission.at, all_in_use=all_in_use)
+                self.adaptive.succeeded(admission.in_flight, now - admission.at, all_in_use=all_in_use, fresh=fresh)
 
     def _estimate(self, prompt_tokens: int) -> int:
         """Tokens to reserve: what calls have used of late, but no less than the prompt."""
@@ -302,7 +309,7 @@ class QuotaScope:
         if self._tokens is not None:
             admission.tokens = self._tokens.take(now, tokens), tokens
         if self.adaptive is not None:
-            admission.sent = self.adaptive.started(now)
+            admission.took = self.adaptive.started(now)
             if self._pauses_in_row > 1:
                 self._probe = admission
         if self._since_resume is not None:
@@ -311,11 +318,11 @@ class QuotaScope:
             self._next_start_at = now + delay
         return admission
 
-    def _refused(self, admission: Admission, now: float) -> Limited:
+    def _refused(self, admission: Admission, now: float, wait: float, *, fresh: bool) -> Limited:
         """Give back what a refused call does not use up; what seems to be limited."""
         limited = Limited.UNKNOWN
-        if self.adaptive is not None and admission.sent is not None:
-            limited = self.adaptive.throttled(now, admission.in_flight, admission.sent)
+        if self.adaptive is not None:
+            limited = self.adaptive.throttled(now, admission.in_flight, admission.took, wait, fresh=fresh)
         if self._requests is not None and admission.request is not None:
             self._requests.adjust(admission.request, -1)
         if self._tokens is not None and admission.tokens is not None:

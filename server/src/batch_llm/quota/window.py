@@ -78,14 +78,6 @@ class SlidingWindow:
         self._forget(now)
         return self._total
 
-    def adopt(self, other: SlidingWindow) -> None:
-        """Count what another window counts."""
-        for entry in other._entries:
-            copied = Entry(entry.first, entry.amount)
-            copied.last = entry.last
-            self._entries.append(copied)
-        self._total += other._total
-
     def _forget(self, now: float) -> None:
         entries = self._entries
         while entries and entries[0].last + WINDOW_SECONDS <= now:
