@@ -4,7 +4,8 @@ from .adaptive import AdaptiveLimit
 from .cooldown import ExponentialBackoffStrategy, FixedDelayStrategy, RateLimitStrategy
 from .fair_queue import FairQueue
 from .limiter import Limiter
-from .scope import Admission, QuotaLimits, QuotaScope, QuotaUser, scope_of
+from .limits import QuotaLimits, QuotaUser
+from .scope import Admission, QuotaScope, scope_of
 from .window import SlidingWindow
 
 __all__ = [

@@ -8,14 +8,14 @@ import threading
 import weakref
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig, checks
+from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig
 
 from .adaptive import AdaptiveLimit, Limited
 from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
 from .fair_queue import FairQueue
+from .limits import QuotaLimits, QuotaUser
 from .window import Entry, SlidingWindow
 
 logger = logging.getLogger("batch_llm")
@@ -24,33 +24,6 @@ LONGEST_SUGGESTED_WAIT_SECONDS = 3600.0
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 10.0
 _FALLBACK_PAUSE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaLimits:
-    """What a quota scope keeps to.
-
-    Args:
-        max_concurrency: calls in flight at most; None to leave that to others; "adaptive" to find it out.
-        requests_per_minute: calls in any 60 seconds at most; None for no limit.
-        tokens_per_minute: tokens in any 60 seconds at most, reserved by estimate and corrected; None for no limit.
-
-    Raises:
-        ValueError: one is no whole number of at least 1; says field, value and way out.
-    """
-
-    max_concurrency: int | str | None = None
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_concurrency", "requests_per_minute", "tokens_per_minute"):
-            value = getattr(self, name)
-            if name == "max_concurrency" and isinstance(value, str):
-                if value != "adaptive":
-                    checks.refuse(name, "be a number or 'adaptive'", value, "leave it out for no limit")
-            elif value is not None:
-                checks.whole(name, value, "leave it out for no limit", least=1)
 
 
 class Admission:
@@ -71,28 +44,6 @@ class Admission:
         self.request: Entry | None = None
         self.tokens: tuple[Entry, int] | None = None
         self.took = 0
-
-
-class QuotaUser:
-    """One who runs items in quota scopes that others use too, e.g. a processor.
-
-    Args:
-        requests_per_minute: what it allows a scope at most; the least of a scope's users holds. None for no limit.
-        strategy: how long a scope pauses, and how it starts again, after a 429 that this user has met.
-        events: told of pauses, in any event loop.
-    """
-
-    __slots__ = ("__weakref__", "events", "requests_per_minute", "strategy")
-
-    def __init__(
-        self,
-        requests_per_minute: int | None = None,
-        strategy: RateLimitStrategy | None = None,
-        events: EngineEvents | None = None,
-    ) -> None:
-        self.requests_per_minute = requests_per_minute
-        self.strategy = strategy
-        self.events = events
 
 
 class QuotaScope:
