@@ -170,9 +170,7 @@ class Executor:
         rate_limited = 0
         escalations = list(run.shared.escalation)
         while True:
-            if work.deadline is not None and asyncio.get_running_loop().time() >= work.deadline:
-                # Before the first call, or after one that turned the deadline's cancellation into an error of its own.
-                raise TimeoutError
+            _check_deadline(work)
             shared = run.shared
             policy = shared.policy or self._policy
             calls = run.attempts
@@ -181,6 +179,7 @@ class Executor:
                 await self._attempt(work, policy, run)
             except Exception as error:
                 info = self._note(run, error)
+                _check_deadline(work)  # the call may have turned its cancellation into an error of its own
                 if run.attempts > calls:  # else the strategy was not ready, or the call not admitted
                     await _tell(shared, error, run)
                 if not info.is_retryable:
@@ -253,13 +252,19 @@ class Executor:
     def _note(self, run: _Run, error: Exception) -> ErrorInfo:
         """Classify an error, once, as the last thing that happened to the item."""
         if run.error is not error or run.classified is None:
-            try:
-                info = self._classifier.classify(error)
-            except Exception:
-                logger.exception("the error classifier failed; going by the default one")
-                info = DefaultErrorClassifier().classify(error)
-            run.error, run.classified = error, info
+            run.error, run.classified = error, self._classify(error)
         return run.classified
+
+    def _classify(self, error: Exception) -> ErrorInfo:
+        try:
+            info: object = self._classifier.classify(error)
+        except Exception:
+            logger.exception("the error classifier failed; going by the default one")
+        else:
+            if isinstance(info, ErrorInfo):
+                return info
+            logger.error("classify() must return an ErrorInfo, got %.100r; going by the default classifier", info)
+        return DefaultErrorClassifier().classify(error)
 
     async def _wait(self, policy: ExecutionPolicy, info: ErrorInfo, retry: int) -> None:
         wait = 0.0
@@ -303,6 +308,11 @@ async def _tell(shared: SharedStrategy, error: Exception, run: _Run) -> None:
             await contained(shared.on_error(error, run.attempts, run.state))
     except Exception:
         logger.exception("on_error of strategy %r failed", shared.name)
+
+
+def _check_deadline(work: Work) -> None:
+    if work.deadline is not None and asyncio.get_running_loop().time() >= work.deadline:
+        raise TimeoutError
 
 
 def _end(run: _Run, error: Exception, info: ErrorInfo) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any
 
 from batch_llm.model import ProviderError
+
+
+class FlightCancelledError(ProviderError):
+    """The flight was cancelled, or its event loop ended; whoever still needs it begins another."""
 
 
 class Flight:
@@ -21,13 +26,20 @@ class Flight:
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # begun by a coroutine that is thrown away
+            coroutine.close()
+            raise
         self._outcome: Future[None] = Future()
-        self._task = asyncio.create_task(self._run(coroutine), name=name)
+        self._task = loop.create_task(self._run(coroutine), name=name)
         self._task.add_done_callback(lambda _: self._ended(coroutine))
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether it has ended, if only because its event loop was closed."""
+        if not self._outcome.done() and self._task.get_loop().is_closed():
+            self._give_up()
         return self._outcome.done()
 
     async def wait(self) -> None:
@@ -55,4 +67,8 @@ class Flight:
     def _ended(self, coroutine: Coroutine[Any, Any, None]) -> None:
         if not self._outcome.done():  # cancelled, perhaps before it began
             coroutine.close()
-            self._outcome.set_exception(ProviderError("it was cancelled; try again"))
+            self._give_up()
+
+    def _give_up(self) -> None:
+        with suppress(InvalidStateError):  # it has just ended after all
+            self._outcome.set_exception(FlightCancelledError("it was cancelled; try again"))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from batch_llm.flight import Flight
+from batch_llm.flight import Flight, FlightCancelledError
 from batch_llm.model import (
     BatchLLMError,
     DefaultErrorClassifier,
@@ -197,7 +197,8 @@ class SharedStrategy:
                 if self._preparing is None or self._preparing.done:
                     self._preparing = Flight(self._prepare(), f"prepare-{self.name}")
                 flight = self._preparing
-            await flight.wait()
+            with suppress(FlightCancelledError):  # with another caller's event loop: begun again in this one
+                await flight.wait()
 
     async def _prepare(self) -> None:
         try:
@@ -236,8 +237,19 @@ class SharedStrategy:
         self, prompt: str, attempt: int, timeout: float, state: dict[str, Any]
     ) -> tuple[Any, TokenUsage, Mapping[str, Any]]:
         """One call of the strategy, its answer in the long form."""
-        reply = await self._execute(prompt, attempt, timeout, state)
-        return (reply[0], reply[1], reply[2] or _NO_METADATA) if len(reply) == 3 else (*reply, _NO_METADATA)
+        match await self._execute(prompt, attempt, timeout, state):
+            case (output, usage):
+                return output, usage, _NO_METADATA
+            case (output, usage, Mapping() | None as metadata):
+                return output, usage, metadata or _NO_METADATA
+            case (_, dict() as usage, metadata):
+                error = TypeError(f"execute() must return a mapping as its third part, got {metadata!r:.100}")
+                error.token_usage = usage  # type: ignore[attr-defined]
+                raise error
+            case reply:
+                raise TypeError(
+                    f"execute() must return (output, usage) or (output, usage, mapping), got {reply!r:.100}"
+                )
 
     async def on_error(self, error: Exception, attempt: int, state: dict[str, Any]) -> None:
         """Show the strategy a failed attempt."""
@@ -279,6 +291,7 @@ async def contained(call: Coroutine[Any, Any, T]) -> T:
 
 
 _ATTRIBUTE = "_batch_llm_shared"
+_sharing = threading.RLock()  # several threads may share one strategy first; its escalation is shared inside
 
 
 def shared_for(strategy: AnyStrategy) -> SharedStrategy:
@@ -288,12 +301,21 @@ def shared_for(strategy: AnyStrategy) -> SharedStrategy:
         TypeError: it, or a step of its escalation, is no strategy.
         ValueError: an attribute of one of them makes no sense.
     """
-    shared: SharedStrategy | None = getattr(strategy, _ATTRIBUTE, None)
-    if shared is None or shared.strategy is not strategy:  # a copied strategy brings its original's
-        _check_escalation(strategy, [])
-        shared = SharedStrategy(strategy)
-        object.__setattr__(strategy, _ATTRIBUTE, shared)
+    shared = _known(strategy)
+    if shared is None:
+        with _sharing:
+            shared = _known(strategy)  # another thread may have been faster
+            if shared is None:
+                _check_escalation(strategy, [])
+                shared = SharedStrategy(strategy)
+                object.__setattr__(strategy, _ATTRIBUTE, shared)
     return shared
+
+
+def _known(strategy: AnyStrategy) -> SharedStrategy | None:
+    shared: SharedStrategy | None = getattr(strategy, _ATTRIBUTE, None)
+    # A copied strategy brings its original's.
+    return shared if shared is not None and shared.strategy is strategy else None
 
 
 def _check_escalation(strategy: AnyStrategy, above: list[AnyStrategy]) -> None:

@@ -408,7 +408,32 @@ async def test_a_classifier_that_fails_is_replaced_by_the_default_one(
     assert "the error classifier failed" in caplog.text
 
 
+@pytest.mark.parametrize("reply", [("out",), "out", None, ("out", TokenUsage(input_tokens=30), "stop")])
+async def test_a_reply_of_another_shape_is_told_and_keeps_its_tokens(reply: Any) -> None:
+    class Misshapen(LLMCallStrategy[Any]):
+        async def execute(self, prompt: str, attempt: int, timeout: float) -> Any:
+            return reply
+
+    result = await run(Misshapen(), 1)
+    assert (result.reason, result.attempts) == (R.INTERNAL, 1)
+    assert "execute() must return" in (result.error or "")
+    assert result.token_usage.get("input_tokens", 0) == (30 if isinstance(reply, tuple) and len(reply) == 3 else 0)
+
+
 # -- time ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_deadline_holds_though_the_strategy_hides_its_cancellation(scripted: Scripted) -> None:
+    async def hide() -> None:
+        try:
+            await hang()
+        except asyncio.CancelledError:
+            raise ConnectionError("gone") from None
+
+    strategy = scripted(hide)
+    result = await run(strategy, timeout=1, initial_wait=60)
+    assert (result.reason, result.elapsed_seconds) == (R.ITEM_DEADLINE_EXCEEDED, 1)
+    assert strategy.errors == []
 
 
 async def test_the_attempt_time_out_bounds_one_attempt(scripted: Scripted) -> None:

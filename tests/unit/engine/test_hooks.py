@@ -505,7 +505,7 @@ async def test_a_middleware_that_hangs_three_times_in_a_row_is_not_called_again(
     assert "Hangs.before_process hung 3 times in a row" in caplog.text
 
 
-async def test_a_classifier_that_knows_nothing_is_an_event_and_an_error_too(scripted: Scripted) -> None:
+async def test_a_classifier_that_knows_nothing_is_replaced_by_the_default_one(scripted: Scripted) -> None:
     class Nonsense:
         def classify(self, exception: BaseException) -> Any:
             return None

@@ -1,11 +1,23 @@
 """One strategy in several event loops: one after another, and at the same time in threads. Time is real here."""
 
 import asyncio
+import gc
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from batch_llm import CallableStrategy, FixedDelayStrategy, LLMCallStrategy, LLMWorkItem, ParallelBatchProcessor
+import pytest
+
+from batch_llm import (
+    CallableStrategy,
+    FixedDelayStrategy,
+    LLMCallStrategy,
+    LLMWorkItem,
+    ParallelBatchProcessor,
+    ProcessorConfig,
+    RetryConfig,
+)
 from batch_llm.model import TokenUsage
 from batch_llm.quota import Admission, Limiter, QuotaLimits, QuotaScope
 from batch_llm.shared import SharedStrategy, shared_for
@@ -181,3 +193,65 @@ def test_a_pause_holds_in_every_thread_and_ends_though_the_loop_that_began_it_is
     assert min(first, second) >= asked_at[0]
     assert scope.cooldown_remaining(first) == scope.cooldown_remaining(second) == 0
     assert scope.in_flight == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # that is how such a loop ends
+def test_a_loop_that_is_closed_while_it_prepares_does_not_hold_up_the_next() -> None:
+    strategy = Counting()
+    strategy.go_on.clear()
+
+    def first() -> None:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(batch(strategy))
+        while not strategy.preparing.is_set():
+            loop.run_until_complete(asyncio.sleep(0))
+        strategy.go_on.set()
+        task.cancel()
+        loop.close()  # without a cleanup, and while the strategy is being prepared
+
+    in_threads(first)
+    gc.collect()  # what is said of it is said here
+    assert in_threads(lambda: asyncio.run(batch(strategy))) == [50]
+    assert strategy.prepares == 2
+
+
+def test_a_loop_that_ends_while_it_prepares_costs_nobody_else_an_attempt() -> None:
+    strategy = Counting()
+    strategy.go_on.clear()
+    shared = shared_for(strategy)
+
+    async def give_up() -> None:
+        task = asyncio.create_task(batch(strategy))
+        while shared.users < 2:  # noqa: ASYNC110 - the other one is in another thread
+            await asyncio.sleep(0)
+        task.cancel()
+        strategy.go_on.set()  # else asyncio.run would wait for the thread for ever
+
+    async def one_attempt() -> int:
+        config = ProcessorConfig(retry=RetryConfig(max_attempts=1))
+        async with ParallelBatchProcessor[str, Any](config) as processor:
+            await processor.add_work(LLMWorkItem("1", strategy, "1"))
+            return (await processor.process_all()).succeeded
+
+    def second() -> int:
+        strategy.preparing.wait(timeout=60)
+        return asyncio.run(one_attempt())
+
+    assert in_threads(lambda: asyncio.run(give_up()), second)[1] == 1
+    assert shared.users == 0
+
+
+def test_threads_that_meet_a_strategy_first_at_the_same_time_share_one() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            strategy, meeting = Counting(), threading.Barrier(4)
+
+            def share(strategy: Counting = strategy, meeting: threading.Barrier = meeting) -> SharedStrategy:
+                meeting.wait(60)
+                return shared_for(strategy)
+
+            assert len({id(shared) for shared in in_threads(*[share] * 4)}) == 1
+    finally:
+        sys.setswitchinterval(interval)

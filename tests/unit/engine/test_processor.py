@@ -520,3 +520,44 @@ async def test_a_strategy_for_each_item_leaves_nothing_behind(scripted: Scripted
     del strategies, strategy, processor
     gc.collect()
     assert not [scope for scope in scopes if scope() is not None]
+
+
+# -- cleaning up though the caller is cancelled ------------------------------------------------------------------------
+
+
+async def test_a_cleanup_goes_on_though_its_caller_is_cancelled(
+    scripted: Scripted, left_behind: Callable[[], set[str]]
+) -> None:
+    strategy = scripted(cleanup=lambda: asyncio.sleep(4))
+    processor = Processor()
+    await add(processor, strategy, "1")
+    await processor.process_all()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2):
+            await processor.cleanup()
+    await processor.cleanup()  # the same one
+    assert (strategy.cleanups, shared_for(strategy).users) == (1, 0)
+    assert left_behind() == set()
+
+
+async def test_a_task_cancelled_as_it_leaves_the_processor_leaves_nothing_running(
+    scripted: Scripted, left_behind: Callable[[], set[str]]
+) -> None:
+    strategy = scripted(hang)
+
+    async def work() -> None:
+        async with Processor() as processor:
+            await add(processor, strategy, "1")
+            stream = processor.process_stream()
+            first = asyncio.create_task(anext(stream))
+            await asyncio.sleep(1)
+            first.cancel()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(work())
+    await asyncio.sleep(1)
+    assert left_behind() == set()
+    assert (strategy.running, strategy.cleanups, shared_for(strategy).users) == (0, 1, 0)

@@ -32,6 +32,8 @@ class StubExecutor(Executor):
         try:
             if work.prompt == "bug":
                 raise RuntimeError("a bug of the engine's own")
+            if work.prompt == "cancelled":
+                raise asyncio.CancelledError("by a user's code, not by anybody who wants this to end")
             if work.prompt.isdigit():
                 await asyncio.sleep(int(work.prompt))
         finally:
@@ -368,3 +370,12 @@ async def test_cut_short_ends_items_that_wait_for_the_inbox_too() -> None:
     results = await rest_of(batch)
     assert [result.reason for result in results] == [ErrorReason.CANCELLED] * 10
     assert executor.started == ["0"]
+
+
+async def test_a_cancellation_from_within_costs_its_item_and_no_worker() -> None:
+    batch = session(max_concurrency=1)
+    await batch.submit(works("cancelled", "1", "cancelled", "1"))
+    results = await rest_of(batch)
+    assert [result.success for result in results] == [False, True, False, True]
+    assert {result.reason for result in results if not result.success} == {ErrorReason.INTERNAL}
+    await batch.abort()

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, Self
 
 from batch_llm.executor import Executor, Work
+from batch_llm.flight import Flight
 from batch_llm.model import (
     BatchResult,
     ErrorClassifier,
@@ -109,6 +110,7 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         self._runner: Runner = self._executor.run
         if self._config.dry_run:
             self._runner = partial(dry_run, time_limit=self._config.timeout_per_item)
+        self._cleaning: Flight | None = None
         self._pending: list[Work] = []
         self._leased: set[SharedStrategy] = set()
         self._run: BatchRun | None = None  # the one under way, else the last one
@@ -191,6 +193,12 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         Raises:
             ExceptionGroup: strategies' own cleanups that failed.
         """
+        if self._cleaning is None or self._cleaning.done:
+            # A flight, so that a cancelled caller leaves nothing running and nothing leased.
+            self._cleaning = Flight(self._clean_up(), "batch-llm-cleanup")
+        await self._cleaning.wait()
+
+    async def _clean_up(self) -> None:
         # A loop over `process_stream` that was left early may not have ended its batch yet.
         if self._run is not None:
             await self._run.end()

@@ -266,10 +266,13 @@ class BatchSession:
     async def _run(self, work: Work) -> AnyResult:
         try:
             return await self._runner(work)
-        except asyncio.CancelledError:
-            if self._cut_short is None:
+        except asyncio.CancelledError as error:
+            if self._cut_short is not None:
+                return failure(work, ErrorReason.CANCELLED, self._cut_short, retryable=True)
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            return failure(work, ErrorReason.CANCELLED, self._cut_short, retryable=True)
+            return engine_failure(work, error)  # raised by a user's code; the worker goes on
         except Exception as error:
             return engine_failure(work, error)
 
@@ -307,7 +310,7 @@ class BatchSession:
                 news.set_result(None)
 
 
-def engine_failure(work: Work, error: Exception) -> AnyResult:
+def engine_failure(work: Work, error: BaseException) -> AnyResult:
     """The result of an item on which the engine itself failed: a bug of ours must not cost the batch a result."""
     logger.exception("the engine failed on item %r", work.item_id, exc_info=error)
     result = failure(work, ErrorReason.INTERNAL, f"{type(error).__name__}: {error}")
