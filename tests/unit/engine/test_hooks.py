@@ -1,7 +1,10 @@
 import asyncio
+import contextlib
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -592,3 +595,141 @@ async def test_an_object_with_an_async_call_is_a_progress_callback_too(scripted:
     bar = Bar()
     await run(scripted(), *"123", progress_callback=bar)
     assert bar.at == 3
+
+
+# -- code that does not give in ----------------------------------------------------------------------------------------
+
+
+async def never_gives_in(*_: Any) -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1e9)
+
+
+async def exits(*_: Any) -> None:
+    sys.exit(3)
+
+
+def exits_at_once(*_: Any) -> None:
+    sys.exit(3)
+
+
+class Does(BaseObserver, BaseMiddleware):
+    """An observer and a middleware that does one thing."""
+
+    def __init__(self, thing: Callable[..., Any]) -> None:
+        self.thing = thing
+
+    async def on_event(self, event: ProcessingEvent, data: dict[str, Any]) -> None:
+        await self.thing()
+
+    async def before_process(self, item: Any) -> Any:
+        await self.thing()
+
+
+@pytest.mark.parametrize(
+    ("hook", "seconds"),
+    [
+        ({"observers": [Does(never_gives_in)]}, 6),
+        ({"middlewares": [Does(never_gives_in)]}, 91),
+        ({"post_processor": never_gives_in}, 91),
+        ({"progress_callback": never_gives_in}, 6),
+    ],
+    ids=["observer", "middleware", "post-processor", "progress"],
+)
+async def test_a_hook_that_swallows_its_cancellation_is_closed(
+    scripted: Scripted,
+    hook: dict[str, Any],
+    seconds: float,
+    caplog: pytest.LogCaptureFixture,
+    left_behind: Callable[[], set[str]],
+) -> None:
+    start = now()
+    (result,) = await run(scripted("ok"), **hook)
+    assert (result.output, now() - start) == ("ok", seconds)
+    assert "goes on although it was cancelled" in caplog.text
+    assert left_behind() == set()
+
+
+async def test_a_batch_is_left_though_a_middleware_swallows_its_cancellation(
+    scripted: Scripted, left_behind: Callable[[], set[str]]
+) -> None:
+    async with ParallelBatchProcessor[Any, Any](middlewares=[Does(never_gives_in)]) as processor:
+        await processor.add_work(LLMWorkItem("1", scripted()))
+        running = asyncio.create_task(processor.process_all())
+        await asyncio.sleep(5)
+        running.cancel()
+        start = now()
+        await asyncio.wait([running])
+        assert (running.cancelled(), now() - start) == (True, 1)
+    assert left_behind() == set()
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        {"observers": [Does(exits)]},
+        {"middlewares": [Does(exits)]},
+        {"post_processor": exits},
+        {"post_processor": exits_at_once},
+        {"progress_callback": exits},
+    ],
+    ids=["observer", "middleware", "post-processor", "post-processor, not async", "progress"],
+)
+async def test_a_hook_that_wants_to_end_the_process_has_failed(
+    scripted: Scripted, hook: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (result,) = await run(scripted("ok"), **hook)
+    assert result.output == "ok"
+    assert "raised SystemExit: 3" in caplog.text
+
+
+def test_a_progress_callback_in_a_thread_that_wants_to_end_the_process_has_failed(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    (result,) = asyncio.run(run(scripted("ok"), progress_callback=exits_at_once))
+    assert result.output == "ok"
+    assert "raised SystemExit: 3" in caplog.text
+
+
+async def test_a_middleware_that_is_not_called_again_stays_so_whatever_its_last_calls_do(scripted: Scripted) -> None:
+    class Slow(BaseMiddleware):
+        calls = 0
+
+        async def before_process(self, item: Any) -> Any:
+            self.calls += 1
+            await asyncio.sleep(80 if item.item_id == "3" else 1e9)
+            return item
+
+        async def after_process(self, result: Any) -> Any:
+            if result.item_id == "3":
+                raise AssertionError("called by item 3 only")
+            return result
+
+    middleware = Slow()
+
+    class Delay(BaseMiddleware):
+        """Item 3 comes to the slow one when the others have been there for a while."""
+
+        async def before_process(self, item: Any) -> Any:
+            await asyncio.sleep(30 if item.item_id == "3" else 0)
+            return item
+
+    ids = [*"012", "3", *map(str, range(4, 9))]
+    await run(scripted(), *ids, middlewares=[Delay(), middleware], config=ProcessorConfig(max_workers=4))
+    assert middleware.calls == 4
+
+
+async def test_what_a_middleware_sets_in_context_variables_reaches_the_strategy(scripted: Scripted) -> None:
+    trace: ContextVar[str] = ContextVar("trace", default="")
+
+    class Trace(BaseMiddleware):
+        async def before_process(self, item: Any) -> Any:
+            trace.set(f"of {item.item_id}")
+            return item
+
+    async def answer() -> str:
+        return trace.get()
+
+    (result,) = await run(scripted(answer), middlewares=[Trace()])
+    assert result.output == "of 1"

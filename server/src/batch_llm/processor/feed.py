@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
+from batch_llm.bounded import HungError, bounded, end, timed
+
 logger = logging.getLogger("batch_llm")
 
 T = TypeVar("T")
@@ -28,9 +30,18 @@ class Guard:
         name: whose calls these are, for the log.
         time_limit: seconds for one call; None for no limit.
         kinds: what it may give.
+        run: how it is called.
     """
 
-    def __init__(self, name: str, time_limit: float | None, kinds: type | tuple[type, ...] = object) -> None:
+    def __init__(
+        self,
+        name: str,
+        time_limit: float | None,
+        kinds: type | tuple[type, ...] = object,
+        *,
+        run: Callable[..., Awaitable[Any]] = bounded,
+    ) -> None:
+        self._run = run
         self._name = name
         self._time_limit = time_limit
         self._kinds = kinds
@@ -50,23 +61,22 @@ class Guard:
         if self._hung >= _HANGS:
             return default
         try:
-            async with asyncio.timeout(self._time_limit) as limit:
-                answer = await call(*arguments)
-            self._hung = 0
+            answer = await self._run(self._name, self._time_limit, call, *arguments)
+            self._count(hung=False)
             if isinstance(answer, self._kinds):
                 return cast("T", answer)  # what `kinds` says
             logger.error("%s gave a %s; going on without it", self._name, type(answer).__name__)
-        except Exception:
+        except Exception as error:
             logger.exception("%s failed; going on without it", self._name)
-            self._hung = self._hung + 1 if limit.expired() else 0
-            if self._hung == _HANGS:
-                logger.exception("%s hung %d times in a row and is not called again", self._name, _HANGS)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            logger.exception("%s was cancelled from within; going on without it", self._name)
+            self._count(hung=isinstance(error, HungError))
         return default
+
+    def _count(self, *, hung: bool) -> None:
+        if self._hung >= _HANGS:
+            return  # whatever becomes of calls that were under way: it is not called again
+        self._hung = self._hung + 1 if hung else 0
+        if self._hung == _HANGS:
+            logger.error("%s hung %d times in a row and is not called again", self._name, _HANGS)
 
 
 class Feed:
@@ -89,13 +99,14 @@ class Feed:
     ) -> None:
         self._name = name
         self._call = call
-        self._guard = Guard(name, time_limit)
+        self._guard = Guard(name, time_limit, run=timed)  # the feed's task is theirs: what hangs there hangs alone
         self._waiting: deque[tuple[Any, ...]] = deque()
         self._capacity = capacity
         self._dropped = 0
         self._closing = False
         self._news: asyncio.Future[None] | None = None
-        self._task = asyncio.create_task(self._run(), name=f"batch-llm-{name}")
+        self._running = self._run()
+        self._task = asyncio.create_task(self._running, name=f"batch-llm-{name}")
 
     def offer(self, *arguments: Any) -> None:
         """Have the hook called with these; returns at once."""
@@ -112,8 +123,7 @@ class Feed:
         try:
             await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
         finally:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._name, self._task, self._running.close)
             lost, self._dropped = self._dropped + len(self._waiting), 0
             self._waiting.clear()
             if lost:
