@@ -86,7 +86,7 @@ def values_of(kind: Any, refused: dict[str, list[Any]]) -> list[Any]:
                 "timeout_per_item": [*NO_NUMBERS, None],
                 "retry": [None, {}, {"max_attempts": 5}, RetryConfig],
                 "rate_limit": [None, {}, RetryConfig()],
-                "max_requests_per_minute": NO_WHOLE_NUMBERS,
+                "max_requests_per_minute": [*NO_NUMBERS, 0.5],
                 "progress_interval": [*NO_WHOLE_NUMBERS, None],
                 "progress_callback_timeout": NO_NUMBERS,
                 "max_queue_size": [*NO_WHOLE_NUMBERS, None],
@@ -163,6 +163,12 @@ def test_whole_numbers_do_for_fractions() -> None:
 def test_the_ends_of_ranges_are_allowed(kind: Any, values: dict[str, float]) -> None:
     config = kind(**values)
     assert all(getattr(config, name) == value for name, value in values.items())
+
+
+@pytest.mark.parametrize(("given", "kept"), [(60.0, 60), (2.5, 2), (1, 1), (None, None)])
+def test_a_fraction_of_a_call_a_minute_is_left_out(given: float | None, kept: int | None) -> None:
+    rate = ProcessorConfig(max_requests_per_minute=given).max_requests_per_minute
+    assert (rate, type(rate)) == (kept, type(kept))
 
 
 @pytest.mark.parametrize(
@@ -242,3 +248,9 @@ def test_a_prompt_is_text_and_no_other_is_shown(prompt: Any, scripted: Any) -> N
 def test_an_item_needs_a_strategy(strategy: Any) -> None:
     with pytest.raises(TypeError, match=r"^strategy must be an LLMCallStrategy, got .*; wrap a function in Callable"):
         LLMWorkItem("1", strategy)
+
+
+async def test_no_wait_and_no_pause_stay_none_however_often() -> None:
+    assert RetryConfig(initial_wait=0, exponential_base=1e200).wait_before(3) == 0
+    assert await ExponentialBackoffStrategy(initial_cooldown=0).on_rate_limit(0, 2000) == 0
+    assert await ExponentialBackoffStrategy(initial_cooldown=1).on_rate_limit(0, 2000) == 600

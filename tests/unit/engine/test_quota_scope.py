@@ -1,13 +1,15 @@
 """Quota scopes: pauses, slow start, budgets, turns. Time is virtual."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from batch_llm.model import ProcessingEvent, RateLimitConfig
-from batch_llm.quota import ExponentialBackoffStrategy, FixedDelayStrategy, QuotaLimits, QuotaScope
+from batch_llm.quota import ExponentialBackoffStrategy, FixedDelayStrategy, QuotaLimits, QuotaScope, QuotaUser
 
 
 def now() -> float:
@@ -254,3 +256,180 @@ async def test_tokens_per_minute_hold_from_the_first_call_on_and_a_429_gives_its
         await throttle(scope)
     await call(scope, tokens=10)
     assert now() == start
+
+
+async def never_ends() -> Any:
+    await asyncio.sleep(1e9)
+
+
+async def never_gives_in() -> Any:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1e9)
+
+
+async def cancels_itself() -> Any:
+    raise asyncio.CancelledError
+
+
+async def exits() -> Any:
+    sys.exit(1)
+
+
+def giving(value: Any) -> Callable[[], Any]:
+    async def give() -> Any:
+        return value
+
+    return give
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (giving(float("inf")), 60),
+        (giving(float("nan")), 60),
+        (giving(-1.0), 60),
+        (giving("5"), 60),
+        (giving(None), 60),
+        (giving(True), 60),
+        (cancels_itself, 60),
+        (exits, 60),
+        (never_ends, 91),
+        (never_gives_in, 91),
+    ],
+)
+async def test_a_pause_that_is_no_number_or_never_comes_is_a_minute(
+    answer: Callable[[], Any], seconds: float, caplog: pytest.LogCaptureFixture, left_behind: Callable[[], set[str]]
+) -> None:
+    class Odd(FixedDelayStrategy):
+        async def on_rate_limit(self, worker_id: int, consecutive_limit_count: int) -> float:
+            result: float = await answer()
+            return result
+
+    scope = QuotaScope(strategy=Odd())
+    start = now()
+    await throttle(scope)
+    assert await call(scope) - start == pytest.approx(seconds, abs=1)
+    assert scope.in_flight == 0
+    assert "a rate-limit strategy failed; pausing for 60 s" in caplog.text
+    assert left_behind() == set()
+
+
+@pytest.mark.parametrize(
+    "answer", [(True, None), True, None, (True, float("inf")), (True, float("nan")), (True, -1.0), (1, 0.5), ("yes", 1)]
+)
+async def test_a_slow_start_that_makes_no_sense_is_none(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(FixedDelayStrategy):
+        def should_apply_slow_start(self, items_since_resume: int) -> tuple[bool, float]:
+            result: tuple[bool, float] = answer
+            return result
+
+    scope = QuotaScope(strategy=Odd(10))
+    start = now()
+    await throttle(scope)
+    assert [time - start for time in await asyncio.gather(call(scope), call(scope))] == [10, 10]
+    assert scope.in_flight == 0
+    assert "calls are not spaced out" in caplog.text
+
+
+async def test_a_slow_start_that_raises_what_it_should_not_is_none() -> None:
+    class Odd(FixedDelayStrategy):
+        def should_apply_slow_start(self, items_since_resume: int) -> tuple[bool, float]:
+            raise asyncio.CancelledError
+
+    scope = QuotaScope(strategy=Odd(10))
+    start = now()
+    await throttle(scope)
+    assert await call(scope) - start == 10
+    assert scope.in_flight == 0
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_budget_holds_while_users_come_and_go() -> None:
+    scope = QuotaScope(strategy=FixedDelayStrategy(0))
+    user, other = QuotaUser(5), QuotaUser(5)
+    scope.join(user)
+    held = [await scope.admit(None) for _ in range(5)]
+    scope.leave(user)
+    scope.join(other)
+    start = now()
+    for admission in held:
+        await scope.throttled(admission, None)  # gives back what it took, once
+        scope.release(admission, succeeded=False)
+    starts = await asyncio.gather(*(call(scope) for _ in range(12)))
+    assert [time - start for time in sorted(starts)] == [0] * 5 + [60] * 5 + [120] * 2
+
+
+async def test_a_budget_counts_what_earlier_users_have_called_and_those_without_one() -> None:
+    scope = QuotaScope()
+    start, starts = now(), []
+    await call(scope)
+    for _ in range(3):
+        user = QuotaUser(2)
+        scope.join(user)
+        starts += [await call(scope) - start, await call(scope) - start]
+        scope.leave(user)
+    assert starts == [0, 60, 60, 120, 120, 180]
+
+
+async def test_who_waits_for_the_budget_of_a_user_goes_on_when_that_leaves() -> None:
+    scope = QuotaScope()
+    user = QuotaUser(1)
+    scope.join(user)
+    await call(scope)
+    start = now()
+    waiting = [asyncio.create_task(call(scope)) for _ in range(3)]
+    await asyncio.sleep(1)
+    scope.leave(user)
+    assert [time - start for time in await asyncio.gather(*waiting)] == [1, 1, 1]
+
+
+def test_the_end_of_a_pause_is_told_though_the_event_loop_that_met_it_is_gone() -> None:
+    # Real event loops one after the other; the pause is too short to be noticed.
+    told: list[ProcessingEvent] = []
+    scope = QuotaScope(strategy=FixedDelayStrategy(0.01))
+    user = QuotaUser(events=lambda event, data: told.append(event))
+    scope.join(user)
+    asyncio.run(throttle(scope))
+    assert told[-1] is ProcessingEvent.COOLDOWN_STARTED
+    asyncio.run(call(scope))
+    assert told.count(ProcessingEvent.COOLDOWN_ENDED) == 1
+
+
+async def hold(scope: QuotaScope) -> None:
+    admission = await scope.admit(None)
+    try:
+        await asyncio.sleep(1e9)
+    finally:
+        scope.release(admission, succeeded=False)
+
+
+async def begin(*coroutines: Coroutine[Any, Any, None]) -> None:
+    for coroutine in coroutines:
+        coroutine.send(None)
+
+
+def test_calls_that_are_thrown_away_with_their_event_loops_give_their_places_back() -> None:
+    scope = QuotaScope(limits=QuotaLimits(max_concurrency=1))
+    under_way, waiting = hold(scope), hold(scope)
+    asyncio.run(begin(under_way))
+    asyncio.run(begin(waiting))
+    under_way.close()
+    waiting.close()
+    assert scope.in_flight == 0
+
+
+def test_a_call_that_is_thrown_away_as_it_is_admitted_gives_its_place_back() -> None:
+    scope = QuotaScope(limits=QuotaLimits(max_concurrency=1))
+    waiting = hold(scope)
+
+    async def admit() -> None:
+        admission = await scope.admit(None)
+        await begin(waiting)
+        scope.release(admission, succeeded=True)
+
+    asyncio.run(admit())
+    waiting.close()
+    assert scope.in_flight == 0

@@ -55,7 +55,7 @@ class RetryConfig:
         try:
             return min(self.max_wait, self.initial_wait * self.exponential_base ** (retry - 1))
         except OverflowError:
-            return self.max_wait
+            return self.max_wait if self.initial_wait else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,8 @@ class ProcessorConfig:
         timeout_per_item: seconds for one attempt; at least 0.01.
         retry: when and how often to try again.
         rate_limit: how to pause after the provider has throttled.
-        max_requests_per_minute: calls started in any 60 seconds at most; at least 1, None for no limit.
+        max_requests_per_minute: calls started in any 60 seconds at most; at least 1, a fraction is rounded down;
+            None for no limit.
         progress_interval: items from one progress report to the next; at least 1.
         progress_callback_timeout: seconds that one progress report may take; at least 0.001, None for no limit.
         max_queue_size: items that may wait to be run before `add_work` refuses; 0 for no limit.
@@ -140,7 +141,7 @@ class ProcessorConfig:
     timeout_per_item: float = 120.0
     retry: RetryConfig = field(default_factory=RetryConfig)
     rate_limit: RateLimitConfig = field(default_factory=RateLimitConfig)
-    max_requests_per_minute: int | None = None
+    max_requests_per_minute: float | None = None
     progress_interval: int = 10
     progress_callback_timeout: float | None = 5.0
     max_queue_size: int = 0
@@ -151,8 +152,9 @@ class ProcessorConfig:
         checks.number("timeout_per_item", self.timeout_per_item, _LONGER_ATTEMPT, least=SHORTEST_ATTEMPT_SECONDS)
         checks.instance("retry", self.retry, RetryConfig, "leave it out for the defaults")
         checks.instance("rate_limit", self.rate_limit, RateLimitConfig, "leave it out for the defaults")
-        if self.max_requests_per_minute is not None:
-            checks.whole("max_requests_per_minute", self.max_requests_per_minute, "use None for no limit", least=1)
+        if (rate := self.max_requests_per_minute) is not None:
+            checks.number("max_requests_per_minute", rate, "use None for no limit", least=1)
+            object.__setattr__(self, "max_requests_per_minute", int(rate))
         checks.whole("progress_interval", self.progress_interval, "use 1 to hear of every item", least=1)
         if (timeout := self.progress_callback_timeout) is not None:
             checks.number("progress_callback_timeout", timeout, "use None for no limit", least=0.001)

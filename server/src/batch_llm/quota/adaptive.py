@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from enum import Enum, auto
 
-from .window import WINDOW_SECONDS, SlidingWindow
+from .window import NO_LIMIT, WINDOW_SECONDS, SlidingWindow
 
 _START = 4.0
 _DOUBLING_UNTIL = 16.0
@@ -26,7 +26,6 @@ _RAISE_DOUBLING_SECONDS = 30.0
 _MOST_DOUBLINGS = 50.0
 _PACE = 1.03  # of the learnt rate: providers may count seconds rather than minutes, and lost time is made up for
 _BURST_SECONDS = 0.1
-_NO_LIMIT = 2**62
 _LEAST_EVIDENCE = 20  # calls in the last minute; fewer say nothing of what a minute takes
 
 
@@ -58,22 +57,22 @@ class AdaptiveLimit:
 
     def __init__(self) -> None:
         self.limit = _START
-        self._sent = SlidingWindow(_NO_LIMIT)  # with refused calls: some providers count them
-        self._refused = SlidingWindow(_NO_LIMIT)
+        self._sent = SlidingWindow(NO_LIMIT)  # with refused calls: some providers count them
+        self._refused = SlidingWindow(NO_LIMIT)
         self._ceiling = math.inf
         self._probe_rounds = float(_PROBE_ROUNDS)
         self._row: tuple[float, int] | None = None  # the limit, and what the minute before took, as the row began
         self._last = (1, 0)  # calls in flight, and what the minute before took, as the last row began
         self._fast = 0.0
         self._slow = 0.0
-        self._learnt = _NO_LIMIT
+        self._learnt = NO_LIMIT
         self._raise_from = 0.0
         self._next_at = 0.0
 
     @property
     def rate(self) -> SlidingWindow | None:
         """The learnt budget of a minute; None without one."""
-        return self._sent if self._learnt < _NO_LIMIT else None
+        return self._sent if self._learnt < NO_LIMIT else None
 
     def started(self, now: float) -> int:
         """Note a call that starts; gives how many the provider took in the minute before."""
@@ -84,7 +83,7 @@ class AdaptiveLimit:
 
     def wait(self, now: float) -> float:
         """Seconds until the learnt rate allows another call."""
-        if self._learnt == _NO_LIMIT:
+        if self._learnt == NO_LIMIT:
             return 0.0
         if now > self._raise_from:
             # The longer it has gone well, the faster: the provider may take far more than it did.

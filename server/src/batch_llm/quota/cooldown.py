@@ -86,7 +86,7 @@ class ExponentialBackoffStrategy(RateLimitStrategy):
         try:
             cooldown = self.initial_cooldown * self.backoff_multiplier ** max(0, consecutive_limit_count - 1)
         except OverflowError:
-            return self.max_cooldown
+            return self.max_cooldown if self.initial_cooldown else 0.0
         return min(cooldown, self.max_cooldown)
 
     def should_apply_slow_start(self, items_since_resume: int) -> tuple[bool, float]:

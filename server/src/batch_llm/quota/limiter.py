@@ -45,7 +45,7 @@ class Limiter:
             waiter = self._queue.add(tenant)
         try:
             await waiter.future
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter when it is thrown away with its event loop
             with self._mutex:
                 if waiter.grant is not None:
                     self._leave()

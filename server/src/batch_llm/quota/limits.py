@@ -40,7 +40,8 @@ class QuotaUser:
     """One who runs items in quota scopes that others use too, e.g. a processor.
 
     Args:
-        requests_per_minute: what it allows a scope at most; the least of a scope's users holds. None for no limit.
+        requests_per_minute: what it allows a scope at most, at least 1; the least of a scope's users holds. None for no
+            limit.
         strategy: how long a scope pauses, and how it starts again, after a 429 that this user has met.
         events: told of pauses, in any event loop.
     """
@@ -49,7 +50,7 @@ class QuotaUser:
 
     def __init__(
         self,
-        requests_per_minute: int | None = None,
+        requests_per_minute: float | None = None,
         strategy: RateLimitStrategy | None = None,
         events: EngineEvents | None = None,
     ) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig
+from batch_llm.bounded import bounded
+from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig, checks
 
 from .adaptive import AdaptiveLimit, Limited
 from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
 from .fair_queue import FairQueue
 from .limits import QuotaLimits, QuotaUser
-from .window import Entry, SlidingWindow
+from .window import NO_LIMIT, Entry, SlidingWindow
 
 logger = logging.getLogger("batch_llm")
 
@@ -24,6 +26,7 @@ LONGEST_SUGGESTED_WAIT_SECONDS = 3600.0
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 10.0
 _FALLBACK_PAUSE_SECONDS = 60.0
+_STRATEGY_SECONDS = 30.0
 
 
 class Admission:
@@ -33,15 +36,16 @@ class Admission:
         at: monotonic seconds.
         in_flight: calls in flight then, itself included.
         pause: number of the scope's last pause then.
+        request: where it is counted.
     """
 
     __slots__ = ("at", "in_flight", "pause", "request", "tokens", "took")
 
-    def __init__(self, at: float, in_flight: int, pause: int) -> None:
+    def __init__(self, at: float, in_flight: int, pause: int, request: Entry) -> None:
         self.at = at
         self.in_flight = in_flight
         self.pause = pause
-        self.request: Entry | None = None
+        self.request = request
         self.tokens: tuple[Entry, int] | None = None
         self.took = 0
 
@@ -73,7 +77,7 @@ class QuotaScope:
         self.in_flight = 0
         self.adaptive = AdaptiveLimit() if limits.max_concurrency == "adaptive" else None
         self._max_concurrency = limits.max_concurrency if isinstance(limits.max_concurrency, int) else None
-        self._requests = SlidingWindow(limits.requests_per_minute) if limits.requests_per_minute else None
+        self._requests = SlidingWindow(limits.requests_per_minute or NO_LIMIT)  # counts for users yet to come, too
         self._tokens = SlidingWindow(limits.tokens_per_minute) if limits.tokens_per_minute else None
         self._strategy = self._spacing_strategy = strategy or ExponentialBackoffStrategy.of(RateLimitConfig())
         self._events = events
@@ -85,11 +89,12 @@ class QuotaScope:
         self._pauses = 0
         self._pauses_in_row = 0
         self._row_since = 0.0
+        self._paused_since: float | None = None  # the start of a pause whose end has not been told
         self._probe: Admission | None = None  # the one call that tries whether the provider takes calls again
         self._since_resume: int | None = None  # calls since the pause while they are spaced out
         self._next_start_at = 0.0
         self._mean_tokens = 0.0
-        self._plain = self.adaptive is None and self._requests is None and self._tokens is None
+        self._agree()
 
     # -- users -------------------------------------------------------------------------------------------------------
 
@@ -104,18 +109,13 @@ class QuotaScope:
         with self._mutex:
             self._users.discard(user)
             self._agree()
+            self._dispatch()  # its budget may have been what others waited for
 
     def _agree(self) -> None:
         """Keep to the least of what the scope and its users allow."""
         allowed = [self._limits.requests_per_minute, *(user.requests_per_minute for user in self._users)]
-        limit = min((limit for limit in allowed if limit is not None), default=None)
-        if limit is None:
-            self._requests = None
-        elif self._requests is None:
-            self._requests = SlidingWindow(limit)
-        else:
-            self._requests.limit = limit
-        self._plain = self.adaptive is None and self._requests is None and self._tokens is None
+        self._requests.limit = int(min((limit for limit in allowed if limit is not None), default=NO_LIMIT))
+        self._plain = self.adaptive is None and self._requests.limit == NO_LIMIT and self._tokens is None
 
     # -- admission ---------------------------------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class QuotaScope:
             self._dispatch()
         try:
             await waiter.future
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter when it is thrown away with its event loop
             with self._mutex:
                 if isinstance(waiter.grant, Admission):
                     self._give_back(waiter.grant)  # admitted in the moment of the cancellation; nothing was called
@@ -159,7 +159,7 @@ class QuotaScope:
             succeeded: whether the provider answered with an output.
             tokens: what it used; None where that is not known, which leaves the estimate.
         """
-        now = asyncio.get_running_loop().time()
+        now = _now()
         with self._mutex:
             self._learn(admission, succeeded=succeeded, tokens=tokens, now=now)
             self._leave(admission)
@@ -246,27 +246,27 @@ class QuotaScope:
             return 0.0
         return max(
             self._next_start_at - now if self._since_resume is not None else 0.0,
-            self._requests.wait(now) if self._requests is not None else 0.0,
+            self._requests.wait(now) if self._requests.limit < NO_LIMIT else 0.0,
             self._tokens.wait(now, tokens) if self._tokens is not None else 0.0,
             self.adaptive.wait(now) if self.adaptive is not None else 0.0,
             0.0,
         )
 
     def _start(self, now: float, tokens: int) -> Admission:
+        if self._paused_since is not None:
+            self._end_pause()  # the event loop that would have told it may be gone
+        if self._since_resume is not None:
+            spaced, delay = self._spacing(self._since_resume)
+            self._since_resume = self._since_resume + 1 if spaced else None
+            self._next_start_at = now + delay
         self.in_flight += 1
-        admission = Admission(now, self.in_flight, self._pauses)
-        if self._requests is not None:
-            admission.request = self._requests.take(now)
+        admission = Admission(now, self.in_flight, self._pauses, self._requests.take(now))
         if self._tokens is not None:
             admission.tokens = self._tokens.take(now, tokens), tokens
         if self.adaptive is not None:
             admission.took = self.adaptive.started(now)
             if self._pauses_in_row > 1:
                 self._probe = admission
-        if self._since_resume is not None:
-            spaced, delay = self._spacing(self._since_resume)
-            self._since_resume = self._since_resume + 1 if spaced else None
-            self._next_start_at = now + delay
         return admission
 
     def _refused(self, admission: Admission, now: float, wait: float, *, fresh: bool) -> Limited:
@@ -274,29 +274,30 @@ class QuotaScope:
         limited = Limited.UNKNOWN
         if self.adaptive is not None:
             limited = self.adaptive.throttled(now, admission.in_flight, admission.took, wait, fresh=fresh)
-        if self._requests is not None and admission.request is not None:
-            self._requests.adjust(admission.request, -1)
-        if self._tokens is not None and admission.tokens is not None:
-            entry, reserved = admission.tokens
-            self._tokens.adjust(entry, -reserved)
-            admission.tokens = None
+        self._uncount(admission)
         return limited
 
     def _spacing(self, calls: int) -> tuple[bool, float]:
         try:
-            return self._spacing_strategy.should_apply_slow_start(calls)
-        except Exception:
+            spaced, delay = self._spacing_strategy.should_apply_slow_start(calls)
+            checks.truth("whether calls are spaced out", spaced)
+            checks.number("the delay", delay, "give seconds")
+            return spaced, float(delay)
+        except (Exception, asyncio.CancelledError, SystemExit):
             logger.exception("a rate-limit strategy failed; calls are not spaced out")
             return False, 0.0
 
     def _give_back(self, admission: Admission) -> None:
         """Undo an admission whose call was not made."""
-        if self._requests is not None and admission.request is not None:
-            self._requests.adjust(admission.request, -1)
+        self._uncount(admission)
+        self._leave(admission)
+
+    def _uncount(self, admission: Admission) -> None:
+        self._requests.adjust(admission.request, -1)
         if self._tokens is not None and admission.tokens is not None:
             entry, reserved = admission.tokens
             self._tokens.adjust(entry, -reserved)
-        self._leave(admission)
+            admission.tokens = None
 
     def _leave(self, admission: Admission) -> None:
         self.in_flight -= 1
@@ -307,7 +308,7 @@ class QuotaScope:
     def _dispatch(self) -> None:
         """Admit those whose turn it is; look again when time alone will let the next one go."""
         while (waiter := self._queue.first()) is not None:
-            now = asyncio.get_running_loop().time()
+            now = _now()
             tokens = self._estimate(waiter.tokens)  # by what is known now, not when it came
             wait = self._wait(now, tokens)
             if wait is None:
@@ -324,7 +325,7 @@ class QuotaScope:
         if self._timer is not None and self._timer[0] is loop and self._timer[1] <= at:
             return
         self._timer = timer = loop, at
-        if loop is asyncio.get_running_loop():
+        if loop is _running_loop():
             loop.call_at(at, self._on_timer, timer)
         else:
             with suppress(RuntimeError):  # it has just been closed, and its waiters are passed over next time
@@ -339,22 +340,28 @@ class QuotaScope:
     def _pause(self, until: float, seconds: float, count: int) -> None:
         with self._mutex:
             self._paused_until = max(self._paused_until, until)
+            self._paused_since = until - seconds
             if self.adaptive is None:
                 self._since_resume = 0
                 self._next_start_at = 0.0
             self._tell(self._users, ProcessingEvent.COOLDOWN_STARTED, duration=seconds, consecutive=self._pauses_in_row)
         if self._events is not None or self._users:
-            loop = asyncio.get_running_loop()
-            loop.call_at(self._paused_until, self._resumed, count, loop.time())
+            asyncio.get_running_loop().call_at(self._paused_until, self._resumed, count)
 
-    def _resumed(self, count: int, since: float) -> None:
+    def _resumed(self, count: int) -> None:
         loop = asyncio.get_running_loop()
-        if count != self._pauses:
-            return  # a later pause has taken its place
-        if loop.time() < self._paused_until:
-            loop.call_at(self._paused_until, self._resumed, count, since)
-        else:
-            self._tell(self._users, ProcessingEvent.COOLDOWN_ENDED, duration=loop.time() - since)
+        with self._mutex:
+            if count != self._pauses or self._paused_since is None:
+                return  # a later pause has taken its place, or whoever called first has told it
+            if loop.time() < self._paused_until:
+                loop.call_at(self._paused_until, self._resumed, count)
+            else:
+                self._end_pause()
+
+    def _end_pause(self) -> None:
+        since, self._paused_since = self._paused_since, None
+        if since is not None:
+            self._tell(self._users, ProcessingEvent.COOLDOWN_ENDED, duration=self._paused_until - since)
 
     def _tell(self, users: Iterable[QuotaUser], event: ProcessingEvent, **data: Any) -> None:
         for events in (self._events, *(user.events for user in users)):
@@ -364,10 +371,24 @@ class QuotaScope:
 
 async def _cooldown(strategy: RateLimitStrategy, pauses_in_row: int) -> float:
     try:
-        return float(await strategy.on_rate_limit(0, pauses_in_row))
+        pause = await bounded("a rate-limit strategy", _STRATEGY_SECONDS, strategy.on_rate_limit, 0, pauses_in_row)
+        checks.number("the pause", pause, "give seconds")
+        return float(pause)
     except Exception:
         logger.exception("a rate-limit strategy failed; pausing for %g s", _FALLBACK_PAUSE_SECONDS)
         return _FALLBACK_PAUSE_SECONDS
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # called by a coroutine that is thrown away after its event loop's end
+        return None
+
+
+def _now() -> float:
+    loop = _running_loop()
+    return loop.time() if loop is not None else time.monotonic()
 
 
 _by_key: weakref.WeakValueDictionary[Hashable, QuotaScope] = weakref.WeakValueDictionary()

@@ -6,6 +6,8 @@ from collections import deque
 
 WINDOW_SECONDS = 60.0
 _RESOLUTION_SECONDS = 0.1
+NO_LIMIT = 2**62
+"""The limit of a window that only counts."""
 
 
 class Entry:
@@ -62,6 +64,7 @@ class SlidingWindow:
             entry.amount += amount
             entry.last = now
         else:
+            self._forget(now)  # so that it stays small though nobody asks
             entry = Entry(now, amount)
             entries.append(entry)
         self._total += amount
