@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from batch_llm import CallableStrategy, LLMCallStrategy, ProviderError, TokenUsage
+from batch_llm.quota import Limiter
 from batch_llm.strategies.simulated import SimulatedStrategy
 
 
@@ -101,6 +102,12 @@ def bare() -> LLMCallStrategy[Any]:
     return CallableStrategy(lambda prompt: (prompt.upper(), {"output_tokens": 1}))
 
 
+def one_by_one() -> LLMCallStrategy[Any]:
+    strategy = bare()
+    strategy.limiter = Limiter(1)
+    return strategy
+
+
 def counter() -> Counter:
     return Counter()
 
@@ -119,6 +126,14 @@ def cached(name: str = "", cached_content: tuple[str, ...] = ()) -> SimulatedStr
 
 async def late() -> Recorder:
     return Recorder()
+
+
+class Later:
+    async def __call__(self) -> Recorder:
+        return Recorder()
+
+
+later = Later()
 
 
 class Holder:

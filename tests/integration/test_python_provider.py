@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from batch_llm import ProviderError
+from batch_llm.shared import SharedStrategy
 from batch_llm.strategies.factory import FactoryStrategy
 from batch_llm_client import BatchClient, WorkItem
 from batch_llm_client.errors import FailedPreconditionError
@@ -29,6 +30,7 @@ BROKEN = {
     "raises": (f"{HERE}:broken", "raised OSError: no licence file"),
     "returns": (f"{HERE}:wrong", "returned str, not an LLMCallStrategy"),
     "late": (f"{HERE}:late", "is async"),
+    "late_object": (f"{HERE}:later", "is async"),
     "import_fails": ("broken_module:make", "RuntimeError: at import"),
     "import_misses": ("missing_module:make", "No module named 'not_installed'"),
     "unknown_option": (f"{HERE}:bare", "unexpected keyword argument 'colour'"),
@@ -250,6 +252,13 @@ def test_factories_that_can_be_used_are_fine(tmp_path: Path) -> None:
     )
     done = check(file, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_the_limiter_of_the_strategy_is_the_engines_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO))
+    shared = SharedStrategy(FactoryStrategy(f"{HERE}:one_by_one"), max_concurrency=5)
+    await shared.prepare()
+    assert ([limiter.limit for limiter in shared.limiters], shared.max_concurrency) == ([5, 1], 1)
 
 
 async def test_a_strategy_whose_attributes_make_no_sense_is_refused(

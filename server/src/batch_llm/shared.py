@@ -81,9 +81,8 @@ class SharedStrategy:
             escalation = [shared_for(step) for step in strategy.escalation]
         self.escalation = tuple(escalation)
         self.check_output = model_check(strategy.output_model) if strategy.output_model is not None else None
-        own = Limiter(max_concurrency) if max_concurrency is not None else None
-        self.limiters = tuple(limiter for limiter in (own, strategy.limiter) if limiter is not None)
-        self.max_concurrency = min((limiter.limit for limiter in self.limiters), default=None)
+        self._own_limiter = Limiter(max_concurrency) if max_concurrency is not None else None
+        self._note_limiters()
         self.prepared = False
         self.users = 0
         self._prepare_timeout = prepare_timeout
@@ -218,9 +217,15 @@ class SharedStrategy:
             logger.warning("strategy %r: %s", self.name, self._failure)
             raise self._failure from error
         self._home = asyncio.get_running_loop()
+        self._note_limiters()  # a strategy may have its limiter only now
         self.prepared = True
         self._failure = None
         self._failures = 0
+
+    def _note_limiters(self) -> None:
+        limiters = (self._own_limiter, self.strategy.limiter)
+        self.limiters = tuple(limiter for limiter in limiters if limiter is not None)
+        self.max_concurrency = min((limiter.limit for limiter in self.limiters), default=None)
 
     async def _back_off(self) -> None:
         while self._failure is not None and (wait := self._retry_at - self._now()) > 0:

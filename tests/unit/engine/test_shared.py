@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from batch_llm.model import BatchLLMError, ErrorReason, ProviderError, TokenUsage
+from batch_llm.executor import Executor, Work
+from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy, ProviderError, TokenUsage
 from batch_llm.quota import Limiter
 from batch_llm.shared import SharedStrategy, shared_for
 from batch_llm.strategies import LLMCallStrategy
@@ -404,3 +405,26 @@ def test_a_step_that_is_no_strategy_is_refused(scripted: Scripted, step: Any) ->
 def test_a_setting_that_makes_no_sense_is_refused(scripted: Scripted, setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{setting} must .*, got .*; "):
         SharedStrategy(scripted(), **{setting: value})
+
+
+async def test_a_limiter_that_prepare_has_made_holds_items_back_before_their_attempts(scripted: Scripted) -> None:
+    strategy = scripted("ok", latency=10)
+
+    async def limit() -> None:
+        strategy.limiter = Limiter(1)
+
+    strategy._prepare = (limit,)
+    shared = SharedStrategy(strategy, policy=ExecutionPolicy(attempt_timeout=15))
+    executor, start = Executor(), now()
+    shared.lease()
+    ends = {}
+
+    async def run(number: int) -> None:
+        result = await executor.run(Work(str(number), "", shared, tenant=number > 3))
+        assert result.success
+        ends[number] = now() - start
+
+    await asyncio.gather(*map(run, range(5)))
+    await shared.release()
+    assert (strategy.peak, shared.max_concurrency) == (1, 1)
+    assert ends == {0: 10, 1: 20, 4: 30, 2: 40, 3: 50}, "tenants take turns"

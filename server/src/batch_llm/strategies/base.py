@@ -24,7 +24,8 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
     Attributes:
         cache_discount: share of the input price that a cached token saves; 0 to 1.
         context_cache: the strategy's context cache, if it has one; made usable before every attempt.
-        limiter: bounds the calls in flight at its provider; strategies on one provider share it.
+        limiter: bounds the calls in flight at its provider; strategies on one provider share it. Set before or by
+            `prepare`.
         quota_key: strategies with the same key share a quota scope: same provider, credentials and model. None: this
             instance has its own.
         output_model: a pydantic model that text outputs must match as JSON; results then carry its instances.

@@ -11,6 +11,7 @@ from typing import Any
 
 from batch_llm.caching import ContextCache
 from batch_llm.model import DEFAULT_CACHE_DISCOUNT, ErrorReason, OutputValidationError, ProviderError, TokenUsage
+from batch_llm.quota import Limiter
 
 from .base import LLMCallStrategy, Reply, check_strategy
 from .schema import model_check
@@ -66,6 +67,11 @@ class FactoryStrategy(LLMCallStrategy[Any]):
         """The strategy's."""
         return self._made.cache_discount if self._made is not None else DEFAULT_CACHE_DISCOUNT
 
+    @property
+    def limiter(self) -> Limiter | None:  # type: ignore[override]
+        """The strategy's."""
+        return self._made.limiter if self._made is not None else None
+
     async def prepare(self) -> None:
         """Make the strategy and prepare it.
 
@@ -89,15 +95,8 @@ class FactoryStrategy(LLMCallStrategy[Any]):
         self, prompt: str, attempt: int, timeout: float, state: dict[str, Any] | None = None
     ) -> tuple[Any, TokenUsage] | tuple[Any, TokenUsage, Mapping[str, Any]]:
         """The strategy's."""
-        made = self._ready()
-        limiter = made.limiter
-        if limiter is not None and not limiter.try_acquire():
-            await limiter.acquire()
-        try:
-            reply: Reply = await self._execute(prompt, attempt, timeout, state)
-        finally:
-            if limiter is not None:
-                limiter.release()
+        self._ready()
+        reply: Reply = await self._execute(prompt, attempt, timeout, state)
         if self._check is None:
             return reply
         try:
@@ -191,7 +190,7 @@ def load_factory(factory: str) -> Callable[..., Any]:
             raise ValueError(f"cannot be found: {module_name!r} has no {part!r}") from None
     if not callable(found):
         raise ValueError(f"is {type(found).__name__}, which cannot be called")  # noqa: TRY004 - a setting's value
-    if inspect.iscoroutinefunction(found):
+    if any(map(inspect.iscoroutinefunction, (found, type(found).__call__))):  # of an object, only the latter says so
         raise ValueError(_ASYNC)
     function: Callable[..., Any] = found
     return function
