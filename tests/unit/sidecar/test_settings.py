@@ -56,7 +56,47 @@ def refusal(path: Path | None, environment: dict[str, str] | None = None) -> str
             "strategies.triage.provider",
             "no provider 'gemini'; known: sim; add [providers.gemini]",
         ),
-        (strategy("[strategies.triage.retry]\nmax_wait_seconds = 0.5"), "strategies.triage.retry", "max_wait must not"),
+        (
+            strategy("[strategies.triage.retry]\nmax_wait_seconds = 0.5"),
+            "strategies.triage.retry.max_wait_seconds: ",
+            "must not be less than initial_wait_seconds (1)",
+        ),
+        ('[server]\nlisten = ["a:1", "b:2", "a:1"]', "server.listen", "'a:1' comes twice"),
+        ('[server]\nlisten = ["unix:/a", "unix:/a"]', "server.listen", "'unix:/a' comes twice"),
+        ('[server]\nlisten = ["a:1", "b:2"]\nhealth_listen = "b:2"', "server.health_listen", "an address of `listen`"),
+        ('[server]\nlisten = "unix:"', "server.listen", "'unix:' is neither unix:/path/to.sock nor host:port"),
+        ('[server]\nlisten = "unix://"', "server.listen", "'unix://' is neither unix:/path/to.sock nor host:port"),
+        (
+            '[server]\nhealth_listen = "a:²"',
+            "server.health_listen",
+            "'a:²' is neither unix:/path/to.sock nor host:port",
+        ),
+        (
+            f'[providers.sim]\nkind = "local"\nmodel_sha256 = "{"0" * 64}"',
+            "providers.sim.model_sha256",
+            "there is no model_path",
+        ),
+        (
+            '[providers.sim]\nkind = "local"\ncontext_tokens = 512\n[strategies.triage]\nprovider = "sim"\n'
+            "generation = {max_output_tokens = 513}",
+            "strategies.triage.generation.max_output_tokens",
+            "prompt and output have 512 tokens together",
+        ),
+        (
+            strategy('generation = {stop_sequences = ["\\n", ""]}'),
+            "strategies.triage.generation.stop_sequences",
+            "an entry is empty",
+        ),
+        (
+            strategy('output_json_schema = "{}"\nescalation_models = ["simulated"]'),
+            "strategies.triage.escalation_models",
+            "'simulated' comes twice",
+        ),
+        (
+            f'{SIMULATED}models = ["big"]\n[strategies.triage]\nprovider = "sim"',
+            "strategies.triage.model",
+            "has no model 'simulated'; known: big",
+        ),
         (strategy('output_json_schema = "{"'), "strategies.triage.output_json_schema", "is not JSON"),
         (strategy('output_json_schema = { type = "text" }'), "strategies.triage.output_json_schema", "at type"),
         (strategy('cached_content = ["a", " "]'), "strategies.triage.cached_content", "an entry is blank"),
@@ -176,8 +216,24 @@ def test_a_mistake_is_told_by_file_key_and_reason(write: Write, text: str, key: 
         'escalation_models = ["b"]',
         f"{SIMULATED}rate_limit = {{cooldown_seconds = 300, slow_start_initial_delay_seconds = 0.05}}",
         f"{SIMULATED}rate_limit = {{cooldown_seconds = 0, max_cooldown_seconds = 0}}",
+        '[server]\nlisten = ["a:0", "a:0", "[::1]:5"]\nhealth_listen = "a:0"',
+        f'{SIMULATED}models = ["simulated"]\n[strategies.triage]\nprovider = "sim"',
+        '[providers.sim]\nkind = "local"\ncontext_tokens = 512\n[strategies.triage]\nprovider = "sim"\n'
+        "generation = {max_output_tokens = 512}",
+        strategy('generation = {stop_sequences = ["\\n\\n", " "]}'),
     ],
-    ids=["steps and time", "its limit", "no fixed limit", "checks itself", "equal delays", "no pause"],
+    ids=[
+        "steps and time",
+        "its limit",
+        "no fixed limit",
+        "checks itself",
+        "equal delays",
+        "no pause",
+        "any ports",
+        "its default model",
+        "all of the context",
+        "white space stops",
+    ],
 )
 def test_the_ends_of_what_fits_together_are_allowed(write: Write, text: str) -> None:
     load(write(text), {})
@@ -279,6 +335,36 @@ def test_the_environment_is_no_less_strict(name: str, value: str, reason: str) -
 
 def test_an_unknown_key_in_the_environment_is_refused_too() -> None:
     assert "server.max_concurency: unknown key" in refusal(None, {"BATCH_LLM_SERVER__MAX_CONCURENCY": "7"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("SERVER__MAX_CONCURRENCY", "0", "server.max_concurrency: Input should be greater than or equal to 1 (got 0)"),
+        ("SERVER__LISTEN", '["nowhere"]', "server.listen: 'nowhere' is neither"),
+        ("SERVER__PORT", "5", "server.port: unknown key"),
+        ("SERVER__ALLOW_REGISTRATION", "True", "server.allow_registration: must be true or false, in lower case"),
+        ("PROVIDERS__SIM__HIDDEN_MAX_IN_FLIGHT", "few", "providers.sim.hidden_max_in_flight: must be a whole number"),
+        ("PROVIDERS__OTHER__KIND", "magic", "providers.other.kind: is 'magic'; known: "),
+        (
+            "STRATEGIES__TRIAGE__RETRY__JITTER",
+            "False",
+            "strategies.triage.retry.jitter: must be true or false, in lower",
+        ),
+        ("STRATEGIES__TRIAGE__CACHED_CONTENT_FILES", "a.md", "strategies.triage.cached_content_files: must be a list"),
+        ("STRATEGIES__OTHER", "5", "strategies: must be tables [strategies.NAME]"),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named_and_not_the_file(write: Write, name: str, value: str, reason: str) -> None:
+    path = write(strategy(""))
+    assert refusal(path, {f"BATCH_LLM_{name}": value}).startswith(f"BATCH_LLM_{name}: {reason}")
+
+
+def test_what_is_wrong_in_the_file_is_not_put_down_to_a_variable(write: Write) -> None:
+    path = write("[server]\nmax_concurrency = 0\nallow_registration = 'True'")
+    lines = refusal(path, {"BATCH_LLM_SERVER__LOG_LEVEL": "LOUD"}).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(path), str(path), "BATCH_LLM_SERVER__LOG_LEVEL"]
+    assert "must be true or false, without quotes" in lines[1]
 
 
 def test_a_variable_below_what_is_no_table_is_named(write: Write) -> None:

@@ -153,9 +153,10 @@ class Sidecar:
         try:
             port = server.add_insecure_port(address if private is None else f"unix:{private}")
         except RuntimeError:
+            choose = "with --listen" if key == "server.listen" else f"for {key}"
             raise ConfigError(
                 f"{key}: cannot listen on {address}: it is in use, not an address of this machine, or not permitted; "
-                "stop what listens there or choose another with --listen"
+                f"stop what listens there or choose another {choose}"
             ) from None
         if path is not None and private is not None:
             private.chmod(0o660)

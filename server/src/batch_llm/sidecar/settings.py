@@ -30,6 +30,7 @@ from batch_llm.strategies.local.files import BUNDLED_MODEL
 from batch_llm.strategies.openai import DEFAULT_BASE_URL, check_base_url
 
 ENVIRONMENT_PREFIX = "BATCH_LLM_"
+_CONTENT_FILES = "cached_content_files"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 LONGEST_SECONDS = 10 * 365 * 86_400.0
 # Of pydantic's reasons those that speak of Python's types.
@@ -42,6 +43,7 @@ _PLAIN_REASONS = {
     "tuple_type": "must be a list",
 }
 _LONGEST_SHOWN = 100
+_ADDRESS = re.compile(r"unix:/*[^/].*|.*:[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -58,6 +60,11 @@ class _Section(BaseModel):
 def _default_state_dir() -> Path:
     state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state_home) / "batch-llm"
+
+
+def _port(address: str) -> int | None:
+    """None for a socket."""
+    return None if address.startswith("unix:") else int(address.rpartition(":")[2])
 
 
 class ServerSettings(_Section):
@@ -95,10 +102,19 @@ class ServerSettings(_Section):
     @field_validator("listen", "health_listen")
     @classmethod
     def _check_addresses(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
-        for address in (value,) if isinstance(value, str) else value or ():
-            port = address.rpartition(":")[2]
-            if not address.startswith("unix:") and not (":" in address and port.isdigit() and int(port) < 65_536):
+        addresses = (value,) if isinstance(value, str) else value or ()
+        for address in addresses:
+            if not _ADDRESS.fullmatch(address) or (_port(address) or 0) > 65_535:
                 raise ValueError(f"{address!r} is neither unix:/path/to.sock nor host:port with a port up to 65535")
+            if addresses.count(address) > 1 and _port(address) != 0:  # 0 is another one each time
+                raise ValueError(f"{address!r} comes twice; name it once")
+        return value
+
+    @field_validator("health_listen")
+    @classmethod
+    def _is_another(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value in info.data.get("listen", ()) and _port(value) != 0:
+            raise ValueError("is an address of `listen`, which serves health too; choose another or leave this out")
         return value
 
 
@@ -220,6 +236,13 @@ class LocalProvider(_Section):
             raise ValueError(f"{value} is no file; a relative name is relative to the configuration file")
         return value
 
+    @field_validator("model_sha256")
+    @classmethod
+    def _is_of_a_file(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("model_path", ...) is None:
+            raise ValueError("there is no model_path that it could be of; give one, or leave this out")
+        return value
+
 
 class OpenAIProvider(_Quota):
     """`kind = "openai"`: any OpenAI-compatible chat-completions endpoint (extra `batch-llm[openai]`)."""
@@ -304,10 +327,14 @@ class RetrySettings(_Section):
     jitter: bool = Field(True, description="draw waits at random between zero and their length")
     max_rate_limit_retries: int = Field(20, ge=0, description="how often a throttled call (429) is made again")
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self.engine_config()
-        return self
+    @field_validator("max_wait_seconds")
+    @classmethod
+    def _not_below_the_first(cls, value: float, info: ValidationInfo) -> float:
+        if value < (first := info.data.get("initial_wait_seconds", 0.0)):
+            raise ValueError(
+                f"must not be less than initial_wait_seconds ({first:g}); raise it or lower the initial wait"
+            )
+        return value
 
     def engine_config(self) -> RetryConfig:
         """The same for the engine."""
@@ -333,6 +360,13 @@ class GenerationSettings(_Section):
         (), strict=False, max_length=16, description="output ends before any of these"
     )
     grammar: str = Field("", description="GBNF grammar for the output; provider `local` only")
+
+    @field_validator("stop_sequences")
+    @classmethod
+    def _no_empty_sequence(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:  # white space may well be meant, e.g. a blank line
+            raise ValueError("an entry is empty; leave it out or give it text")
+        return value
 
 
 class StrategySpec(_Section):
@@ -459,15 +493,16 @@ def check_fit(spec: StrategySpec, provider: Provider) -> None:
     Raises:
         ValueError: begins with the field.
     """
-    steps = [spec.model, *spec.escalation_models]
+    model = _model(spec, provider)
+    steps = [model, *spec.escalation_models]
     twice = [model for model in spec.escalation_models if steps.count(model) > 1]
     if twice:
         raise ValueError(f"escalation_models: {twice[0]!r} comes twice; each step moves to another model")
     if isinstance(provider, _Quota) and provider.models:
-        for field, model in (("model", spec.model), *(("escalation_models", step) for step in spec.escalation_models)):
-            if model not in provider.models:
+        for field, step in (("model", model), *(("escalation_models", step) for step in spec.escalation_models)):
+            if step not in provider.models:
                 raise ValueError(
-                    f"{field}: provider {spec.provider!r} has no model {model!r}; known: {', '.join(provider.models)}"
+                    f"{field}: provider {spec.provider!r} has no model {step!r}; known: {', '.join(provider.models)}"
                 )
     limit = provider.slots if isinstance(provider, LocalProvider) else provider.max_concurrency
     if isinstance(limit, int) and spec.max_concurrency > limit:
@@ -487,6 +522,11 @@ def check_fit(spec: StrategySpec, provider: Provider) -> None:
                     f"model: provider {spec.provider!r} runs {provider.model_name!r}, not {spec.model!r}; "
                     "leave the model empty or declare another local provider"
                 )
+            if (spec.generation.max_output_tokens or 0) > provider.context_tokens:
+                raise ValueError(
+                    f"generation.max_output_tokens: prompt and output have {provider.context_tokens} tokens together, "
+                    f"because provider {spec.provider!r} says so in context_tokens; raise that or lower this"
+                )
         case OpenAIProvider() if not spec.model:
             raise ValueError(f"model: provider {spec.provider!r} needs one; give it as the endpoint calls it")
         case OpenAIProvider() if spec.generation.top_k is not None:
@@ -501,6 +541,14 @@ def check_fit(spec: StrategySpec, provider: Provider) -> None:
             "escalation_models: without output_json_schema every output passes validation, so no item moves up; give "
             "a schema or leave it out (only a strategy of a `python` provider may check its outputs itself)"
         )
+
+
+def _model(spec: StrategySpec, provider: Provider) -> str:
+    if spec.model or not isinstance(provider, SimulatedProvider):
+        return spec.model
+    from batch_llm.strategies.simulated import MODEL
+
+    return MODEL
 
 
 def check_name(name: str) -> None:
@@ -526,20 +574,21 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     """
     document = _read(path) if path is not None else {}
     where = str(path) if path is not None else "the environment"
-    _overlay(document, environment)
+    variables = _overlay(document, environment)
     base = path.resolve().parent if path is not None else Path.cwd()
-    for provider in _table(document, "providers", where).values():
+    for provider in _table(document, "providers", where, variables).values():
         if isinstance(provider.get("model_path"), str):
             provider["model_path"] = str(base / provider["model_path"])
     document["strategies"] = {
-        name: _with_files(name, spec, base, where) for name, spec in _table(document, "strategies", where).items()
+        name: _with_files(name, spec, base, _origin(where, variables, "strategies", name, _CONTENT_FILES))
+        for name, spec in _table(document, "strategies", where, variables).items()
     }
     if path is None and not document.get("providers"):
         document["providers"] = ready_providers(environment)
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(explain(error, where)) from None
+        raise ConfigError(explain(error, where, variables)) from None
 
 
 def ready_providers(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -554,19 +603,32 @@ def ready_providers(environment: Mapping[str, str] = os.environ) -> dict[str, An
     return providers
 
 
-def explain(error: ValidationError, where: str = "") -> str:
-    """One line for each problem: file, key, reason, what was given."""
+_Variables = Mapping[tuple[str, ...], str]
+"""Environment variables by the keys that they set."""
+
+
+def _origin(where: str, variables: _Variables, *key: str) -> str:
+    """The variable that a key is from, else the file."""
+    return next((name for prefix, name in variables.items() if key[: len(prefix)] == prefix), where)
+
+
+def explain(error: ValidationError, where: str = "", variables: _Variables | None = None) -> str:
+    """One line for each problem: file or environment variable, key, reason, what was given."""
     lines = []
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
         if location[:1] == ["providers"]:
             del location[2:3]  # pydantic names the provider's kind here, which is no part of the key
         key = ".".join(location)
+        origin = _origin(where, variables or {}, *location)
         reason = _PLAIN_REASONS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "bool_type" and origin != where:
+            reason = "must be true or false, in lower case"
         # What checks a value elsewhere too, e.g. a schema, names the field itself.
         reason = reason.removeprefix(f"{location[-1]}: " if location else "")
         if problem["type"] in {"union_tag_not_found", "union_tag_invalid"}:
             key += ".kind"
+            origin = _origin(where, variables or {}, *location, "kind")
             given = problem["input"].get("kind") if isinstance(problem["input"], dict) else None
             reason = f"is {given!r}" if given else "is missing"
             reason += f"; known: {', '.join(PROVIDER_KINDS)}"
@@ -577,7 +639,7 @@ def explain(error: ValidationError, where: str = "") -> str:
         elif problem["type"] != "missing" and isinstance(problem["input"], str | int | float | bool):
             given = repr(problem["input"])
             reason += f" (got {given if len(given) <= _LONGEST_SHOWN else given[:_LONGEST_SHOWN] + '…'})"
-        lines.append(": ".join(part for part in (where, key, reason) if part))
+        lines.append(": ".join(part for part in (origin, key, reason) if part))
     return "\n".join(lines)
 
 
@@ -592,14 +654,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
 
 
-def _table(document: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+def _table(document: dict[str, Any], key: str, where: str, variables: _Variables) -> dict[str, Any]:
     table = document.get(key, {})
-    if not isinstance(table, dict) or not all(isinstance(value, dict) for value in table.values()):
+    if not isinstance(table, dict):
         raise ConfigError(f"{where}: {key}: must be tables [{key}.NAME]")
+    for name, value in table.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"{_origin(where, variables, key, name)}: {key}: must be tables [{key}.NAME]")
     return table
 
 
-def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
+def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Lay the environment's values over the file's; gives the variables."""
+    variables = {}
     sections = Settings.model_fields
     for name, text in sorted(environment.items()):
         parts = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
@@ -616,12 +683,14 @@ def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
             table[parts[-1]] = json.loads(text)
         except ValueError:
             table[parts[-1]] = text
+        variables[tuple(parts)] = name
+    return variables
 
 
 def _with_files(name: str, spec: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     """The spec with the text of its content files in place of their names."""
     spec = dict(spec)
-    files = spec.pop("cached_content_files", [])
+    files = spec.pop(_CONTENT_FILES, [])
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         raise ConfigError(f"{where}: strategies.{name}.cached_content_files: must be a list of file names")
     texts = spec.get("cached_content", [])
