@@ -701,22 +701,16 @@ async def test_a_middleware_that_is_not_called_again_stays_so_whatever_its_last_
             await asyncio.sleep(80 if item.item_id == "3" else 1e9)
             return item
 
-        async def after_process(self, result: Any) -> Any:
-            if result.item_id == "3":
-                raise AssertionError("called by item 3 only")
-            return result
-
     middleware = Slow()
 
     class Delay(BaseMiddleware):
-        """Item 3 comes to the slow one when the others have been there for a while."""
+        """Item 3 and later ones come to the slow one when the others have been there for a while."""
 
         async def before_process(self, item: Any) -> Any:
-            await asyncio.sleep(30 if item.item_id == "3" else 0)
+            await asyncio.sleep(30 if item.item_id >= "3" else 0)
             return item
 
-    ids = [*"012", "3", *map(str, range(4, 9))]
-    await run(scripted(), *ids, middlewares=[Delay(), middleware], config=ProcessorConfig(max_workers=4))
+    await run(scripted(), *"012345678", middlewares=[Delay(), middleware], config=ProcessorConfig(max_workers=4))
     assert middleware.calls == 4
 
 
