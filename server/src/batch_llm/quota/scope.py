@@ -88,6 +88,7 @@ class QuotaScope:
         self._paused_until = 0.0
         self._pauses = 0
         self._pauses_in_row = 0
+        self._deciding = 0  # pauses whose length is being asked for
         self._row_since = 0.0
         self._paused_since: float | None = None  # the start of a pause whose end has not been told
         self._probe: Admission | None = None  # the one call that tries whether the provider takes calls again
@@ -197,7 +198,11 @@ class QuotaScope:
         elif self.adaptive is not None and floor:
             pause = floor
         else:
-            pause = await _cooldown(strategy, in_row)
+            self._deciding += 1
+            try:
+                pause = await _cooldown(strategy, in_row)
+            finally:
+                self._deciding -= 1  # the caller's `release` lets those go on who wait
             if self.adaptive is not None and in_row > 1:
                 pause = min(pause, now - self._row_since)  # an outage that is over is noticed
             pause = max(floor, pause)
@@ -237,6 +242,8 @@ class QuotaScope:
         """Seconds until a call may start; 0 for now, None until another has ended."""
         if now < self._paused_until:
             return self._paused_until - now
+        if self._deciding:
+            return None
         limit = self.limit
         if self._probe is not None or (limit is not None and self.in_flight >= limit):
             return None
