@@ -21,11 +21,14 @@ class Outcome:
     seconds: float
     late_rate: float  # items a second in the later half
     wasted: float  # share of calls that met a 429
+    refused: int  # calls that met a 429
     failed: int
     scope: QuotaScope
 
 
-async def run(hidden: HiddenLimits, items: int, latency_ms: float, spread: float) -> Outcome:
+async def run(
+    hidden: HiddenLimits, items: int, latency_ms: float, spread: float, *, width: int = 1024, retries: int = 100
+) -> Outcome:
     draw = random.Random(1)
 
     async def sleep(seconds: float) -> None:
@@ -33,8 +36,8 @@ async def run(hidden: HiddenLimits, items: int, latency_ms: float, spread: float
 
     scope = QuotaScope(limits=QuotaLimits("adaptive"))
     shared = SharedStrategy(SimulatedStrategy(hidden_limits=hidden, sleep=sleep), scope=scope)
-    executor = Executor(ExecutionPolicy(RetryConfig(max_rate_limit_retries=100)))
-    session = BatchSession(executor.run, max_concurrency=1024)
+    executor = Executor(ExecutionPolicy(RetryConfig(max_rate_limit_retries=retries)))
+    session = BatchSession(executor.run, max_concurrency=width)
     prompt = json.dumps({"simulate": {"latency_ms": latency_ms}})
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -55,7 +58,7 @@ async def run(hidden: HiddenLimits, items: int, latency_ms: float, spread: float
     assert half is not None
     late_rate = (done - half[1]) / (loop.time() - half[0])
     calls = hidden.served + hidden.throttled
-    return Outcome(loop.time() - start, late_rate, hidden.throttled / calls, failed, scope)
+    return Outcome(loop.time() - start, late_rate, hidden.throttled / calls, hidden.throttled, failed, scope)
 
 
 @pytest.mark.parametrize(
@@ -235,3 +238,94 @@ def test_a_rate_rises_again_at_once_after_an_outage() -> None:
     limit.wait(100.0 + 60)
     assert limit.rate is not None
     assert limit.rate.limit > 102
+
+
+# -- few calls a minute ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latency_ms", [200, 2000])
+@pytest.mark.parametrize("per_minute", [3, 4, 7, 10, 15, 19])
+async def test_it_finds_a_rate_of_a_few_calls_a_minute(per_minute: int, latency_ms: float) -> None:
+    outcome = await run(HiddenLimits(requests_per_minute=per_minute), 20 * per_minute, latency_ms, 0.3, retries=20)
+    assert outcome.failed == 0
+    assert outcome.late_rate >= 0.9 * per_minute / 60
+    assert outcome.refused <= 25
+    assert outcome.scope.adaptive is not None
+    assert outcome.scope.adaptive.rate is not None
+    assert outcome.scope.adaptive.rate.limit == pytest.approx(per_minute, abs=1)
+
+
+@pytest.mark.parametrize("width", [100, 1024])
+@pytest.mark.parametrize("per_minute", [1, 2])
+async def test_a_tiny_rate_is_kept_to_before_items_run_out_of_retries(per_minute: int, width: int) -> None:
+    outcome = await run(HiddenLimits(requests_per_minute=per_minute), 100, 2000, 0.3, retries=20, width=width)
+    assert outcome.failed == 0
+    assert outcome.late_rate >= 0.9 * per_minute / 60
+    assert outcome.refused <= 25
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+async def test_few_calls_in_flight_that_take_long_are_not_taken_for_a_rate(in_flight: int) -> None:
+    outcome = await run(HiddenLimits(max_in_flight=in_flight), 100 * in_flight, 30_000, 0.3)
+    assert outcome.late_rate >= 0.9 * in_flight / 30
+    assert outcome.scope.adaptive is not None
+    assert outcome.scope.adaptive.rate is None
+
+
+def test_a_few_calls_are_a_budget_only_if_two_rows_begin_with_them_and_none_has_gone_beyond() -> None:
+    def second_row(began_with: int, then: int) -> Limited:
+        limit = with_calls(5)
+        assert refused_in_a_row(limit, [2, 1], now=20.0)[-1] is Limited.UNKNOWN
+        for _ in range(then):
+            took = limit.started(71.0)
+            limit.succeeded(2, 1.0, all_in_use=False, took=took + began_with)
+        return refused_in_a_row(limit, [2], now=72.0)[0]
+
+    assert second_row(0, 5) is Limited.RATE
+    assert second_row(0, 4) is Limited.RATE
+    assert second_row(0, 3) is Limited.CONCURRENCY
+    assert second_row(5, 5) is Limited.CONCURRENCY, "a call beyond five has gone well"
+
+
+def test_an_outage_after_quiet_minutes_does_not_lower_a_learnt_rate_of_a_few_calls() -> None:
+    limit = with_calls(10)
+    refused_in_a_row(limit, [2, 1], now=10.0)
+    limit.succeeded(1, 1.0, all_in_use=False, took=0)
+    for _ in range(10):
+        limit.started(80.0)
+    assert refused_in_a_row(limit, [2], now=85.0) == [Limited.RATE]
+    assert limit.rate is not None
+    limit.succeeded(1, 1.0, all_in_use=False, took=0)
+    limit.started(1000.0)
+    assert refused_in_a_row(limit, [1], now=1030.0) == [Limited.UNKNOWN]
+    assert limit.rate.limit >= 10
+
+
+# -- long calls --------------------------------------------------------------------------------------------------------
+
+
+async def test_long_calls_are_ramped_up_by_doubling() -> None:
+    outcome = await run(HiddenLimits(), 3000, 30_000, 0.3, width=512)
+    assert outcome.seconds < 400
+
+
+def test_doubling_ends_with_the_first_refusal_slowdown_or_overload() -> None:
+    def growth(limit: AdaptiveLimit) -> float:
+        before = limit.limit
+        limit.succeeded(1, 30.0, all_in_use=True)
+        return limit.limit - before
+
+    def grown() -> AdaptiveLimit:
+        limit = AdaptiveLimit()
+        for _ in range(96):
+            limit.succeeded(1, 30.0, all_in_use=True)
+        return limit
+
+    assert growth(grown()) == 1
+    refused, slow, overloaded = grown(), grown(), grown()
+    refused.throttled(0.0, 200, 0)
+    slow.succeeded(1, 1e4, all_in_use=True)
+    for _ in range(50):
+        slow.succeeded(1, 30.0, all_in_use=False)
+    overloaded.overloaded()
+    assert [growth(limit) for limit in (refused, slow, overloaded)] == [1 / 16] * 3

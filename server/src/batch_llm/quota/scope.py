@@ -232,7 +232,10 @@ class QuotaScope:
                 self._pauses_in_row = 0
             if self.adaptive is not None:
                 all_in_use = self.in_flight >= int(self.adaptive.limit)
-                self.adaptive.succeeded(admission.in_flight, now - admission.at, all_in_use=all_in_use, fresh=fresh)
+                latency = now - admission.at
+                self.adaptive.succeeded(
+                    admission.in_flight, latency, all_in_use=all_in_use, took=admission.took, fresh=fresh
+                )
 
     def _estimate(self, prompt_tokens: int) -> int:
         """Tokens to reserve: what calls have used of late, but no less than the prompt."""
