@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from batch_llm.model import TokenUsage
-from batch_llm.quota import Limiter
 from batch_llm.strategies import LLMCallStrategy
+from batch_llm.sync import Limiter
 
 
 class _JumpingSelector(selectors.DefaultSelector):

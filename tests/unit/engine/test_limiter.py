@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from batch_llm.quota import Limiter
+from batch_llm.sync import Limiter
 
 
 async def turns(count: int = 4) -> None:

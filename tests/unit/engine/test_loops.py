@@ -19,8 +19,9 @@ from batch_llm import (
     RetryConfig,
 )
 from batch_llm.model import TokenUsage
-from batch_llm.quota import Admission, Limiter, QuotaLimits, QuotaScope
+from batch_llm.quota import Admission, QuotaLimits, QuotaScope
 from batch_llm.shared import SharedStrategy, shared_for
+from batch_llm.sync import Limiter
 
 
 class Counting(LLMCallStrategy[str]):

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
-from batch_llm.bounded import HungError, bounded, end, timed
+from batch_llm.sync.bounded import HungError, bounded, end, timed
 
 logger = logging.getLogger("batch_llm")
 

@@ -2,8 +2,6 @@
 
 from .adaptive import AdaptiveLimit
 from .cooldown import ExponentialBackoffStrategy, FixedDelayStrategy, RateLimitStrategy
-from .fair_queue import FairQueue
-from .limiter import Limiter
 from .limits import QuotaLimits, QuotaUser
 from .scope import Admission, QuotaScope, scope_of
 from .window import SlidingWindow
@@ -12,9 +10,7 @@ __all__ = [
     "AdaptiveLimit",
     "Admission",
     "ExponentialBackoffStrategy",
-    "FairQueue",
     "FixedDelayStrategy",
-    "Limiter",
     "QuotaLimits",
     "QuotaScope",
     "QuotaUser",

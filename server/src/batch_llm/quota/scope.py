@@ -11,12 +11,12 @@ from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from batch_llm.bounded import bounded
 from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig, checks
+from batch_llm.sync import FairQueue
+from batch_llm.sync.bounded import bounded
 
 from .adaptive import AdaptiveLimit, Limited
 from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
-from .fair_queue import FairQueue
 from .limits import QuotaLimits, QuotaUser
 from .window import NO_LIMIT, Entry, SlidingWindow
 

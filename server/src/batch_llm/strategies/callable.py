@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage, checks
-from batch_llm.quota import Limiter
+from batch_llm.sync import Limiter
 
 from .base import LLMCallStrategy, check_cache_discount
 

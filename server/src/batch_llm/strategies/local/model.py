@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from batch_llm.model import ErrorReason, ProviderError
-from batch_llm.quota import Limiter
+from batch_llm.sync import Limiter
 
 from .files import BUNDLED_MODEL, clear_partial_files, has_chat_template, model_file
 

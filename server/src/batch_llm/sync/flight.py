@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from batch_llm.model import ProviderError
+
+T = TypeVar("T")
 
 
 class FlightCancelledError(ProviderError):
     """The flight was cancelled, or its event loop ended; whoever still needs it begins another."""
 
 
-class Flight:
+class Flight(Generic[T]):
     """A coroutine that runs in the event loop that begins it; callers in any loop may wait for it.
 
     A caller that is cancelled gives up waiting; the flight goes on.
@@ -25,13 +27,13 @@ class Flight:
         name: the task's name.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], name: str) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # begun by a coroutine that is thrown away
             coroutine.close()
             raise
-        self._outcome: Future[None] = Future()
+        self._outcome: Future[T] = Future()
         self._task = loop.create_task(self._run(coroutine), name=name)
         self._task.add_done_callback(lambda _: self._ended(coroutine))
 
@@ -42,13 +44,17 @@ class Flight:
             self._give_up()
         return self._outcome.done()
 
-    async def wait(self) -> None:
-        """Wait for its end.
+    async def wait(self) -> T:
+        """Wait for its end, and for what it gives.
 
         Raises:
             Exception: what it raised.
         """
-        await asyncio.shield(asyncio.wrap_future(self._outcome))
+        return await asyncio.shield(asyncio.wrap_future(self._outcome))
+
+    def when_done(self, call: Callable[[Flight[T]], object]) -> None:
+        """Have something called with it at its end."""
+        self._task.add_done_callback(lambda _: call(self))
 
     def cancel(self) -> None:
         """Cancel it; those who wait get an error that may be tried again."""
@@ -56,15 +62,15 @@ class Flight:
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._task.cancel)
 
-    async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, coroutine: Coroutine[Any, Any, T]) -> None:
         try:
-            await coroutine
+            given = await coroutine
         except Exception as error:
             self._outcome.set_exception(error)
         else:
-            self._outcome.set_result(None)
+            self._outcome.set_result(given)
 
-    def _ended(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _ended(self, coroutine: Coroutine[Any, Any, T]) -> None:
         if not self._outcome.done():  # cancelled, perhaps before it began
             coroutine.close()
             self._give_up()
