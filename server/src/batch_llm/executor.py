@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from batch_llm.caching import CacheAccount
 from batch_llm.model import (
     AnyResult,
+    CacheGoneError,
     DefaultErrorClassifier,
     ErrorClassifier,
     ErrorInfo,
@@ -18,12 +20,14 @@ from batch_llm.model import (
     ExecutionPolicy,
     FrameworkTimeoutError,
     OutputValidationError,
+    Receipt,
     TokenUsage,
     WorkItemResult,
     add_usage,
+    attempt_receipt,
 )
 from batch_llm.quota import QuotaUser
-from batch_llm.shared import SharedStrategy, contained
+from batch_llm.shared import AnyStrategy, SharedStrategy, contained
 
 logger = logging.getLogger("batch_llm")
 
@@ -61,6 +65,7 @@ class Work:
         deadline: the event loop's time by which the item must have ended; None for none.
         rejection: why it is not run.
         tenant: whose it is, where items of several wait for the same quota; a batch's are one tenant's.
+        account: where its batch's share of context caches is kept.
     """
 
     item_id: str
@@ -73,6 +78,7 @@ class Work:
     deadline: float | None = None
     rejection: Rejection | None = None
     tenant: Hashable = None
+    account: CacheAccount | None = None
 
 
 class _Run:
@@ -87,6 +93,7 @@ class _Run:
         "output",
         "prompt",
         "shared",
+        "spent",
         "state",
         "success",
         "text",
@@ -99,6 +106,7 @@ class _Run:
         self.attempts = 0
         self.usage = TokenUsage()
         self.cached_saved = 0.0
+        self.spent: list[tuple[AnyStrategy, TokenUsage | None]] = []
         self.state: dict[str, Any] = {}
         self.success = False
         self.output: Any = None
@@ -110,10 +118,12 @@ class _Run:
     def count(self, usage: TokenUsage | None) -> int | None:
         """Add an attempt's usage; its total of tokens, None where nothing is known."""
         if not usage:
+            self.spent.append((self.shared.strategy, None))
             return None
         cached = self.usage.get("cached_input_tokens", 0)
         total = self.usage.get("total_tokens", 0)
         add_usage(self.usage, usage)
+        self.spent.append((self.shared.strategy, usage))
         self.cached_saved += (self.usage.get("cached_input_tokens", 0) - cached) * self.shared.strategy.cache_discount
         return self.usage.get("total_tokens", 0) - total
 
@@ -168,6 +178,7 @@ class Executor:
     async def _attempts(self, work: Work, run: _Run) -> None:
         tries = 0
         rate_limited = 0
+        cache_gone = False
         escalations = list(run.shared.escalation)
         while True:
             _check_deadline(work)
@@ -176,11 +187,20 @@ class Executor:
             calls = run.attempts
             try:
                 await shared.ready()
+                if shared.strategy.context_cache is not None and work.account is not None:
+                    work.account.use(shared.strategy.context_cache)
                 await self._attempt(work, policy, run)
             except Exception as error:
                 info = self._note(run, error)
                 _check_deadline(work)  # the call may have turned its cancellation into an error of its own
-                if run.attempts > calls:  # else the strategy was not ready, or the call not admitted
+                called = run.attempts > calls  # else the strategy was not ready, or the call not admitted
+                if isinstance(error, CacheGoneError) and shared.strategy.context_cache is not None:
+                    await shared.strategy.context_cache.lost(error.cache_name)
+                    if not cache_gone:  # not an attempt, once: the cache is made anew
+                        cache_gone = True
+                        run.attempts = calls
+                        continue
+                if called:
                     await _tell(shared, error, run)
                 if not info.is_retryable:
                     return
@@ -190,6 +210,8 @@ class Executor:
                     if rate_limited > policy.retry.max_rate_limit_retries:
                         return
                     run.attempts = calls
+                    if not called:  # e.g. its cache could not be created now
+                        await self._wait(policy, info, rate_limited)
                     continue
                 tries += 1
                 if tries >= policy.retry.max_attempts:
@@ -351,6 +373,7 @@ def _result(work: Work, run: _Run) -> AnyResult:
         cache_discount=run.cached_saved / cached if cached else run.shared.strategy.cache_discount,
         submission_index=work.index,
         elapsed_seconds=asyncio.get_running_loop().time() - work.accepted_at,
+        bill=_bill(work, run),
     )
     if run.success:
         result.output = run.output
@@ -370,6 +393,20 @@ def _result(work: Work, run: _Run) -> AnyResult:
     result.retry_after = info.suggested_wait
     result.error_metadata = info.metadata
     return result
+
+
+def _bill(work: Work, run: _Run) -> Receipt | None:
+    """What all attempts came to; None where that follows from the item's usage."""
+    if not run.spent or (len(run.spent) == 1 and run.spent[0][0].pricing is None):
+        return None
+    bill = Receipt()
+    last = len(run.spent) - 1
+    for number, (strategy, usage) in enumerate(run.spent):
+        receipt = attempt_receipt(usage, strategy.pricing, run.success and number == last)
+        if work.account is not None:
+            work.account.add_hits(strategy.context_cache, receipt)
+        bill.add(receipt)
+    return bill
 
 
 def _message(error: BaseException, reason: ErrorReason) -> str:

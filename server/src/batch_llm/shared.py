@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from batch_llm.flight import Flight, FlightCancelledError
 from batch_llm.model import (
     BatchLLMError,
     DefaultErrorClassifier,
@@ -19,11 +18,12 @@ from batch_llm.model import (
     TokenUsage,
     checks,
 )
-from batch_llm.quota import Limiter, QuotaScope, QuotaUser, scope_of
+from batch_llm.quota import QuotaScope, QuotaUser, scope_of
 from batch_llm.strategies import LLMCallStrategy
 from batch_llm.strategies.base import check_strategy
 from batch_llm.strategies.schema import model_check
 from batch_llm.strategies.signatures import with_state
+from batch_llm.sync import Flight, FlightCancelledError, Limiter
 
 logger = logging.getLogger("batch_llm")
 
@@ -88,8 +88,8 @@ class SharedStrategy:
         self._prepare_timeout = prepare_timeout
         self._clock = clock
         self._mutex = threading.Lock()  # users may be in several threads, each with its event loop
-        self._preparing: Flight | None = None
-        self._cleaning: Flight | None = None
+        self._preparing: Flight[None] | None = None
+        self._cleaning: Flight[None] | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._failure: Exception | None = None
         self._failures = 0

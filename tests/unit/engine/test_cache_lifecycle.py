@@ -1,20 +1,28 @@
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batch_llm.caching import CachePolicy, CacheRecord, CacheRegistry, CacheState, ContextCache, CreatedCache
-from batch_llm.model import BatchLLMError, ErrorReason
+from batch_llm.caching import (
+    CacheBackend,
+    CachePolicy,
+    CacheRecord,
+    CacheRegistry,
+    CacheState,
+    ContextCache,
+    CreatedCache,
+)
+from batch_llm.model import BatchLLMError, CacheGoneError, ErrorReason
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-class Backend:
+class Backend(CacheBackend):
     """A provider that counts its calls; each takes `latency` seconds."""
 
     def __init__(self, latency: float = 1.0) -> None:
@@ -142,6 +150,18 @@ async def test_a_reopened_registry_still_knows_it(backend: Backend, tmp_path: Pa
     second.close()
 
 
+async def test_a_cache_of_an_earlier_run_is_told_of_once(
+    backend: Backend, registry: CacheRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "batch_llm"):
+        await cache(backend, registry).ensure()
+        assert "Reusing" not in caplog.text
+        ours = cache(backend, registry)
+        for _ in range(3):
+            await ours.ensure()
+        assert caplog.text.count("Reusing existing context cache f-1") == 1
+
+
 async def test_other_content_is_another_cache(backend: Backend, registry: CacheRegistry) -> None:
     ours, theirs = cache(backend, registry, "f"), cache(backend, registry, "g")
     await asyncio.gather(ours.ensure(), theirs.ensure())
@@ -252,6 +272,10 @@ async def test_a_renewal_that_fails_harms_nobody_and_is_tried_again(
     backend.failing.clear()
     await ours.ensure()
     await ours.join()
+    assert backend.count("renew") == 1  # not at every item
+    await asyncio.sleep(30)
+    await ours.ensure()
+    await ours.join()
     assert backend.count("renew") == 2
     assert ours.record is not None
     assert ours.record.expire_time == now() + 1000
@@ -311,10 +335,10 @@ async def test_concurrent_deletes_make_one_call(backend: Backend, registry: Cach
     caches = [cache(backend, registry) for _ in range(2)]
     await caches[0].ensure()
     outcomes = await asyncio.gather(*(caches[number % 2].delete() for number in range(6)))
-    assert sorted(outcomes) == [False] * 5 + [True]
+    assert [outcome.name for outcome in outcomes if outcome is not None] == ["f-1"]
     assert backend.count("drop") == 1
     assert (caches[0].record, backend.alive) == (None, set())
-    assert await caches[0].delete() is False
+    assert await caches[0].delete() is None
     await caches[1].ensure()
     assert name_of(caches[1]) == "f-2"
 
@@ -397,9 +421,76 @@ async def test_those_who_wait_for_a_creation_that_fails_are_told_and_the_next_tr
 ) -> None:
     ours = cache(backend, registry, "f")
     backend.failing["create"] = ConnectionError("no route")
-    outcomes = await asyncio.gather(*(ours.ensure() for _ in range(20)), return_exceptions=True)
+    first = [asyncio.ensure_future(ours.ensure()) for _ in range(10)]
+    await asyncio.sleep(0.5)  # and some come while it is under way
+    outcomes = await asyncio.gather(*first, *(ours.ensure() for _ in range(10)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ConnectionError] * 20
     assert backend.count("create") == 1
     del backend.failing["create"]
     await ours.ensure()
     assert backend.count("create") == 2
+
+
+# -- several processes with one registry -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registries(tmp_path: Path) -> Iterator[list[CacheRegistry]]:
+    """The registries of two processes, on one file."""
+    both = [CacheRegistry(tmp_path / "caches") for _ in range(2)]
+    yield both
+    for each in both:
+        each.close()
+
+
+@pytest.mark.parametrize("latency", [1, 500])
+async def test_one_process_creates_and_the_other_waits_for_it(registries: list[CacheRegistry], latency: float) -> None:
+    backend = Backend(latency)
+    one, two = (cache(backend, registry) for registry in registries)
+    await asyncio.gather(one.ensure(), two.ensure())
+    assert (backend.calls, name_of(one), name_of(two)) == (["create"], "f-1", "f-1")
+
+
+async def test_a_process_that_died_while_it_created_holds_nobody_up_for_long(
+    backend: Backend, registries: list[CacheRegistry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = asyncio.create_task(cache(Backend(500), registries[0]).ensure())
+    await asyncio.sleep(100)
+    monkeypatch.setattr(registries[0], "unclaim", lambda *_: None)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.wait([dying])
+    start = now()
+    await cache(backend, registries[1]).ensure()
+    assert now() - start < 12
+    assert backend.calls == ["create"]
+
+
+@pytest.mark.parametrize("gone", ["expired", "deleted"])
+async def test_two_processes_that_renew_what_is_gone_make_one_new_cache(
+    backend: Backend, registries: list[CacheRegistry], gone: str
+) -> None:
+    one, two = (cache(backend, registry) for registry in registries)
+    await one.ensure()
+    if gone == "expired":
+        await asyncio.sleep(1000)
+    else:
+        backend.failing["renew"] = CacheGoneError("gone", cache_name="f-1")
+    renewed = await asyncio.gather(one.renew(), two.renew())
+    assert [(record.name, recreated) for record, recreated in renewed] == [("f-2", True)] * 2
+    assert backend.count("create") == 2
+
+
+async def test_a_claim_ends_with_the_creation(
+    backend: Backend, registries: list[CacheRegistry], left_behind: Callable[[], set[str]]
+) -> None:
+    backend.failing["create"] = ConnectionError("no route")
+    one, two = (cache(backend, registry) for registry in registries)
+    with pytest.raises(ConnectionError):
+        await one.ensure()
+    backend.failing.clear()
+    start = now()
+    await two.ensure()
+    assert now() - start == backend.latency
+    await asyncio.sleep(0)
+    assert left_behind() == set()

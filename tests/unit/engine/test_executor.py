@@ -18,9 +18,10 @@ from batch_llm.model import (
     RetryConfig,
     TokenUsage,
 )
-from batch_llm.quota import FixedDelayStrategy, Limiter, QuotaUser
+from batch_llm.quota import FixedDelayStrategy, QuotaUser
 from batch_llm.shared import SharedStrategy
 from batch_llm.strategies import LLMCallStrategy
+from batch_llm.sync import Limiter
 
 R = ErrorReason
 Scripted = Callable[..., Any]

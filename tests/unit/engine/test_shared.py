@@ -10,9 +10,9 @@ import pytest
 
 from batch_llm.executor import Executor, Work
 from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy, ProviderError, TokenUsage
-from batch_llm.quota import Limiter
 from batch_llm.shared import SharedStrategy, shared_for
 from batch_llm.strategies import LLMCallStrategy
+from batch_llm.sync import Limiter
 
 Scripted = Callable[..., Any]
 

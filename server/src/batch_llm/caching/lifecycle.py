@@ -5,96 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from batch_llm.model import BatchLLMError, ErrorReason, checks
+from batch_llm.model import BatchLLMError, CacheGoneError, ErrorReason, Pricing, ProviderError
+from batch_llm.sync import Flight
 
+from .account import Charge
+from .policy import CacheBackend, CachePolicy, CacheRefusedError, CacheState, CreatedCache, cache_state
 from .registry import CacheRecord, CacheRegistry
 
 logger = logging.getLogger("batch_llm")
 
 T = TypeVar("T")
 
-DEFAULT_TTL_SECONDS = 3600.0
-DEFAULT_RENEWAL_BUFFER_SECONDS = 300.0
+_RENEW_AGAIN_SECONDS = 30.0
+_FIRST_BACKOFF_SECONDS = 0.1
+_LONGEST_BACKOFF_SECONDS = 60.0
+_LONGEST_SECONDS = 600.0  # for one operation
+_LOOK_AGAIN_SECONDS = 0.25
+_CLAIM_SECONDS = 10.0  # after so long without a sign of life another process takes it that a creator is gone
 
 
-class CacheState(StrEnum):
-    """How a cache is; the same names as `CacheState` in proto/batchllm/v1/cache_lifecycle_service.proto."""
-
-    ACTIVE = "ACTIVE"
-    EXPIRING = "EXPIRING"
-    EXPIRED = "EXPIRED"
-
-
-@dataclass(frozen=True, slots=True)
-class CachePolicy:
-    """How long a cache lives and who keeps it alive.
-
-    Args:
-        ttl_seconds: life of a new cache; at least 1.
-        renewal_buffer_seconds: a cache with less life than this is renewed; less than the TTL.
-        auto_renew: renew and recreate a cache that is in use. Without it an expired cache is an error.
-
-    Raises:
-        ValueError: a value is out of its range; says field, value and way out.
-    """
-
-    ttl_seconds: float = DEFAULT_TTL_SECONDS
-    renewal_buffer_seconds: float = DEFAULT_RENEWAL_BUFFER_SECONDS
-    auto_renew: bool = True
-
-    def __post_init__(self) -> None:
-        checks.number("cache_ttl_seconds", self.ttl_seconds, "the usual is 3600", least=1)
-        checks.number("cache_renewal_buffer_seconds", self.renewal_buffer_seconds, "use 0 to renew at its end")
-        checks.truth("auto_renew", self.auto_renew)
-        if self.renewal_buffer_seconds >= self.ttl_seconds:
-            raise ValueError(
-                f"cache_renewal_buffer_seconds must be at least 0 and less than cache_ttl_seconds "
-                f"({self.ttl_seconds:g}), got {self.renewal_buffer_seconds:g}; lower it or raise the TTL"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedCache:
-    """What a provider says of a cache it has just created.
-
-    Args:
-        name: its name there.
-        total_token_count: tokens it holds.
-        expire_time: seconds since the epoch.
-    """
-
-    name: str
-    total_token_count: int
-    expire_time: float
-
-
-class CacheBackend(Protocol):
-    """A provider's side of one strategy's cache."""
-
-    async def create_cache(self, fingerprint: str, ttl_seconds: float) -> CreatedCache:
-        """Create it; called by one caller at a time for a fingerprint."""
-        ...
-
-    async def renew_cache(self, record: CacheRecord, ttl_seconds: float) -> float:
-        """Move the expiry to `ttl_seconds` from now; return it as seconds since the epoch."""
-        ...
-
-    async def drop_cache(self, record: CacheRecord) -> None:
-        """Delete it; already gone is success."""
-        ...
-
-    async def holds_cache(self, record: CacheRecord) -> bool:
-        """Whether it is still there, as far as that can be known without cost."""
-        ...
-
-    def lost_cache(self, record: CacheRecord) -> bool:
-        """Whether it is known to be gone; asked before every attempt, so at next to no cost."""
-        ...
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class ContextCache:
@@ -111,6 +47,7 @@ class ContextCache:
         model: the model it is for.
         strategy: name of the strategy, for the record.
         policy: life and renewal.
+        pricing: what its model's tokens cost, so that batches' receipts have their share of it; None: they have none.
         clock: seconds since the epoch.
     """
 
@@ -124,32 +61,62 @@ class ContextCache:
         model: str,
         strategy: str,
         policy: CachePolicy,
+        pricing: Pricing | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.fingerprint = fingerprint
         self.policy = policy
+        self.pricing = pricing
+        self.ledger = registry.ledger(provider, fingerprint)
+        self._condition = registry.condition(provider, fingerprint)
         self._backend = backend
         self._registry = registry
-        self._provider = provider
-        self._model = model
-        self._strategy = strategy
+        self.provider = provider
+        self.model = model
+        self.strategy = strategy
         self._clock = clock
-        self._running: set[asyncio.Task[object]] = set()
-        self._renewing = False
+        self._flights: set[Flight[Any]] = set()
         self._last_seen: CacheRecord | None = None
-        self._attempts_made = 0
-        self._failure: Exception | None = None
+        self._gone_by_delete = False
+        self._told_of = ""
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the cache's clock."""
+        return self._clock()
+
+    def unpaid(self) -> Iterator[Charge]:
+        """What no batch has paid for until now; what is taken from it counts as paid."""
+        return self._registry.collect(self.provider, self.fingerprint, self._clock())
+
+    @property
+    def refused(self) -> CacheRefusedError | None:
+        """Why there is no cache and items carry the content themselves; None: there is one, or there can be."""
+        return self._condition.refused
 
     @property
     def record(self) -> CacheRecord | None:
         """The cache as it is known, expired or not; None if there is none."""
-        return self._registry.get(self._provider, self.fingerprint)
+        return self._registry.get(self.provider, self.fingerprint)
 
     @property
     def usable(self) -> CacheRecord | None:
         """The cache if it can be used now."""
         record = self.record
         return record if record is not None and self._clock() < record.expire_time else None
+
+    async def in_use(self) -> CacheRecord | None:
+        """The cache that a call is to name; None: the provider will not cache the content, so the call carries it.
+
+        Raises:
+            BatchLLMError: see `ensure`, which should have been called just before, and is called again if need be.
+        """
+        if self.refused is not None:
+            return None
+        record = self.usable
+        if record is None:
+            await self.ensure()
+            record = self.usable
+        return record
 
     def state_of(self, record: CacheRecord) -> CacheState:
         """How a cache is, by this strategy's policy."""
@@ -161,47 +128,82 @@ class ContextCache:
         Raises:
             BatchLLMError: CACHE_EXPIRED, if it has expired and `auto_renew` is off.
         """
+        if self.refused is not None:
+            return
         record = self.record
-        if record is None and not self.policy.auto_renew:
+        if record is None and not self.policy.auto_renew and not self._gone_by_delete:
             # An expired cache may have been cleared away meanwhile; it has expired all the same.
             record = self._last_seen
         self._last_seen = record
-        remaining = record.expire_time - self._clock() if record is not None else 0.0
+        now = self._clock()
+        remaining = record.expire_time - now if record is not None else 0.0
         if record is not None and remaining > 0 and not self._backend.lost_cache(record):
-            if remaining < self.policy.renewal_buffer_seconds and self.policy.auto_renew and not self._renewing:
-                self._renew_in_background()
+            self._tell_of(record)
+            if remaining < self.policy.renewal_buffer_seconds and self.policy.auto_renew:
+                self._renew_in_background(now)
             return
         if record is not None and remaining <= 0 and not self.policy.auto_renew:
             raise BatchLLMError(
-                f"the context cache {record.name} of strategy {self._strategy!r} has expired and auto_renew is off; "
+                f"the context cache {record.name} of strategy {self.strategy!r} has expired and auto_renew is off; "
                 "call CreateOrReuse or Renew, or set auto_renew = true",
                 reason=ErrorReason.CACHE_EXPIRED,
             )
-        await self.create_or_reuse()
+        await self._back_off()
+        try:
+            await self.create_or_reuse()
+        except CacheRefusedError:
+            return  # items carry the content themselves; the log has said so
+
+    async def _back_off(self) -> None:
+        """After a creation that failed: wait, or fail at once where another try would not help."""
+        condition = self._condition
+        while condition.failure is not None and (wait := condition.create_again_at - _monotonic()) > 0:
+            if not getattr(condition.failure, "retryable", True):
+                raise condition.failure.with_traceback(None)
+            await asyncio.sleep(wait)
 
     async def create_or_reuse(self, ttl_seconds: float | None = None) -> tuple[CacheRecord, bool]:
-        """The usable cache, created if there is none; and whether it was there."""
+        """The usable cache, created if there is none; and whether it was there.
 
-        asked = self._attempts_made
+        Raises:
+            CacheRefusedError: the provider will not cache this content; items carry it themselves from now on.
+        """
+
+        condition = self._condition
+        seen = condition.failures
 
         async def operation() -> tuple[CacheRecord, bool]:
-            if self._failure is not None and self._attempts_made > asked:
-                raise self._failure.with_traceback(None)  # of the creation that this caller has waited for
-            record = self._registry.reload(self._provider, self.fingerprint)
-            self._last_seen = record
-            if record is not None and self._clock() < record.expire_time and await self._backend.holds_cache(record):
-                logger.info("Reusing existing context cache %s of strategy %r", record.name, self._strategy)
-                return record, True
-            self._attempts_made += 1
-            try:
-                created = await self._create(ttl_seconds)
-            except Exception as error:
-                self._failure = error
-                raise
-            self._failure = None
+            if condition.failure is not None and condition.failures > seen:
+                raise condition.failure.with_traceback(None)  # of the creation that this caller has waited for
+            async with self._alone() as record:
+                if record is not None:
+                    self._reuses(record)
+                    return record, True
+                try:
+                    found = await self._find()
+                    if found is not None:
+                        self._reuses(found)
+                        return found, True
+                    created = await self._create(ttl_seconds)
+                except Exception as error:
+                    self._note_failure(error)
+                    raise
             return created, False
 
         return await self._exclusively(operation)
+
+    async def lost(self, name: str) -> None:
+        """Note that the provider has no cache of this name any more; the next `ensure` makes a new one."""
+
+        async def operation() -> None:
+            record = self._registry.reload(self.provider, self.fingerprint)
+            if record is not None and record.name == name:
+                logger.warning(
+                    "the %s %s of strategy %r is gone before its time", self._backend.cache_label, name, self.strategy
+                )
+                self._strike(record)
+
+        await self._exclusively(operation)
 
     async def renew(
         self, ttl_seconds: float | None = None, *, only_within_buffer: bool = False
@@ -217,70 +219,176 @@ class ContextCache:
         """
 
         async def operation() -> tuple[CacheRecord, bool]:
-            record = self._registry.reload(self._provider, self.fingerprint)
+            record = self._registry.reload(self.provider, self.fingerprint)
             if record is None:
                 raise BatchLLMError(
-                    f"strategy {self._strategy!r} has no context cache to renew; call CreateOrReuse",
+                    f"strategy {self.strategy!r} has no context cache to renew; call CreateOrReuse",
                     reason=ErrorReason.CACHE_NOT_FOUND,
                 )
             remaining = record.expire_time - self._clock()
             if only_within_buffer and remaining >= self.policy.renewal_buffer_seconds:
                 return record, False
             if remaining <= 0 or not await self._backend.holds_cache(record):
-                return await self._create(ttl_seconds), True
-            expire_time = await self._backend.renew_cache(record, ttl_seconds or self.policy.ttl_seconds)
+                return await self._create_alone(ttl_seconds), True
+            try:
+                expire_time = await self._backend.renew_cache(record, ttl_seconds or self.policy.ttl_seconds)
+            except CacheGoneError:
+                self._strike(record)
+                return await self._create_alone(ttl_seconds), True
             renewed = replace(record, expire_time=expire_time)
             self._registry.put(renewed)
-            logger.info("Renewed context cache %s of strategy %r", record.name, self._strategy)
+            logger.info("Renewed %s %s of strategy %r", self._backend.cache_label, record.name, self.strategy)
             return renewed, False
 
         return await self._exclusively(operation)
 
-    async def delete(self) -> bool:
-        """Delete the cache; False if there was none."""
+    async def delete(self) -> CacheRecord | None:
+        """Delete the cache; None if there was none."""
 
-        async def operation() -> bool:
-            record = self._registry.reload(self._provider, self.fingerprint)
-            if record is None:
-                return False
-            await self._backend.drop_cache(record)
-            self._registry.remove(self._provider, self.fingerprint)
+        condition = self._condition
+        seen = condition.deletions
+
+        async def operation() -> CacheRecord | None:
+            self._gone_by_delete = True
             self._last_seen = None
-            logger.info("Deleted context cache %s of strategy %r", record.name, self._strategy)
-            return True
+            if condition.deletions > seen:
+                return None  # by the one that this caller has waited for
+            record = self._registry.reload(self.provider, self.fingerprint)
+            doomed = [record] if record is not None else []
+            if record is None:  # an earlier run's, however little life it has left; there may be several
+                doomed = [self._as_record(found) for found in await self._backend.find_caches(self.fingerprint)]
+            for each in doomed:
+                await self._backend.drop_cache(each)
+                logger.info("Deleted %s %s of strategy %r", self._backend.cache_label, each.name, self.strategy)
+            if record is not None:
+                self._forget(record)
+            condition.deletions += 1
+            return doomed[0] if doomed else None
 
         return await self._exclusively(operation)
 
     async def join(self) -> None:
         """Wait for operations that are under way."""
-        if self._running:
-            await asyncio.wait(self._running)
+        for flight in list(self._flights):
+            with suppress(Exception):  # whoever waited for it has been told
+                await flight.wait()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[CacheRecord | None]:
+        """Be the only process that creates it; gives the cache if there is a usable one."""
+        while True:
+            record = self._registry.reload(self.provider, self.fingerprint)
+            if record is not None and self._clock() < record.expire_time and await self._backend.holds_cache(record):
+                yield record
+                return
+            if self._claim():
+                break
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        alive = asyncio.create_task(self._keep_claim(), name=f"claim-cache-{self.strategy}")
+        try:
+            yield None
+        finally:
+            alive.cancel()
+            self._registry.unclaim(self.provider, self.fingerprint)
+
+    def _claim(self) -> bool:
+        return self._registry.claim(self.provider, self.fingerprint, self._clock(), _CLAIM_SECONDS)
+
+    async def _keep_claim(self) -> None:
+        while True:
+            await asyncio.sleep(_CLAIM_SECONDS / 4)
+            with suppress(ProviderError):  # another process is writing; there is time for a few more
+                self._claim()
+
+    async def _find(self) -> CacheRecord | None:
+        """Adopt a cache that the provider has and the registry does not know, if it has enough life left."""
+        for found in await self._backend.find_caches(self.fingerprint):
+            if found.expire_time - self._clock() > self.policy.renewal_buffer_seconds:
+                return self._record(found, accounted_until=self._clock())
+        return None
+
+    def _reuses(self, record: CacheRecord) -> None:
+        self._is_usable(record)
+        self._tell_of(record)
+
+    def _is_usable(self, record: CacheRecord) -> None:
+        """Forget what has gone wrong before there was one."""
+        self._last_seen = record
+        self._gone_by_delete = False
+        condition = self._condition
+        condition.refused = condition.failure = None
+        condition.failed_in_row = 0
+
+    def _note_failure(self, error: Exception) -> None:
+        condition = self._condition
+        condition.failures += 1
+        condition.failed_in_row += 1
+        condition.failure = error
+        wait = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(condition.failed_in_row - 1, 10))
+        condition.create_again_at = _monotonic() + wait
+
+    def _tell_of(self, record: CacheRecord) -> None:
+        if record.name != self._told_of:  # once, not for every item that uses it
+            self._told_of = record.name
+            logger.info("Reusing existing %s %s of strategy %r", self._backend.cache_label, record.name, self.strategy)
+
+    async def _create_alone(self, ttl_seconds: float | None) -> CacheRecord:
+        async with self._alone() as record:
+            if record is None:
+                return await self._create(ttl_seconds)
+            self._reuses(record)  # another process was faster
+            return record
 
     async def _create(self, ttl_seconds: float | None) -> CacheRecord:
         await self._drop_expired()
-        created = await self._backend.create_cache(self.fingerprint, ttl_seconds or self.policy.ttl_seconds)
-        record = CacheRecord(
-            provider=self._provider,
-            fingerprint=self.fingerprint,
-            name=created.name,
-            model=self._model,
-            strategy=self._strategy,
-            create_time=self._clock(),
-            expire_time=created.expire_time,
-            total_token_count=created.total_token_count,
-        )
-        self._registry.put(record)
-        self._last_seen = record
+        try:
+            created = await self._backend.create_cache(self.fingerprint, ttl_seconds or self.policy.ttl_seconds)
+        except CacheRefusedError as error:
+            if self.refused is None:
+                logger.warning("strategy %r runs without a context cache: %s", self.strategy, error)
+            self._condition.refused = error
+            raise
+        record = self._record(created)
+        self._is_usable(record)
+        self._told_of = record.name
         logger.info(
-            "Created context cache %s of strategy %r: %d tokens", record.name, self._strategy, record.total_token_count
+            "Created %s %s of strategy %r: %d tokens",
+            self._backend.cache_label,
+            record.name,
+            self.strategy,
+            record.total_token_count,
         )
         return record
+
+    def _record(self, cache: CreatedCache, accounted_until: float | None = None) -> CacheRecord:
+        """Put it on record, in the place of one that is no more."""
+        lost = self._registry.reload(self.provider, self.fingerprint)
+        if lost is not None:
+            self._forget(lost)
+        record = self._as_record(cache, accounted_until)
+        self._registry.put(record)
+        return record
+
+    def _as_record(self, cache: CreatedCache, accounted_until: float | None = None) -> CacheRecord:
+        return CacheRecord(
+            provider=self.provider,
+            fingerprint=self.fingerprint,
+            name=cache.name,
+            model=self.model,
+            strategy=self.strategy,
+            create_time=self._clock() if cache.create_time is None else cache.create_time,
+            expire_time=cache.expire_time,
+            total_token_count=cache.total_token_count,
+            accounted_until=accounted_until,
+        )
 
     async def _drop_expired(self) -> None:
         """Give back what this provider's expired caches hold, e.g. files."""
         now = self._clock()
         for record in self._registry.list():
-            if record.provider != self._provider or record.expire_time > now:
+            if record.provider != self.provider or record.expire_time > now:
                 continue
             if record.fingerprint == self.fingerprint:
                 await self._drop_one(record)  # under this very lock
@@ -299,44 +407,62 @@ class ContextCache:
             # It stays on record, so the next creation tries again.
             logger.warning("could not clear away the expired context cache %s", record.name, exc_info=True)
         else:
-            self._registry.remove(record.provider, record.fingerprint)
+            self._forget(record)
 
-    def _renew_in_background(self) -> None:
-        self._renewing = True
+    def _forget(self, record: CacheRecord) -> None:
+        """Strike a cache that is no more; what batches have not paid for of it stays owed."""
+        if self.pricing is not None:
+            known = self._registry.reload(record.provider, record.fingerprint)
+            self._registry.owe(known or record, self._clock())
+        self._registry.remove(record.provider, record.fingerprint)
+
+    def _strike(self, record: CacheRecord) -> None:
+        """Forget a cache that its provider has no more."""
+        self._forget(record)
+        # Without auto_renew an expired cache is an error, and so is one that is gone.
+        self._last_seen = replace(record, expire_time=self._clock())
+
+    def _renew_in_background(self, now: float) -> None:
+        condition = self._condition
+        if condition.renewing or now < condition.renew_again_at:
+            return
+        condition.renewing = True
 
         async def renew() -> None:
             try:
                 await self.renew(only_within_buffer=True)
-            except Exception:
-                # The cache is still good; the next item within the buffer tries again.
-                logger.warning("could not renew the context cache of strategy %r", self._strategy, exc_info=True)
+            except Exception as error:
+                # The cache is still good; an item tries again before long.
+                known = isinstance(error, BatchLLMError)
+                logger.warning(
+                    "could not renew the context cache of strategy %r: %s", self.strategy, error, exc_info=not known
+                )
             finally:
-                self._renewing = False
+                condition.renewing = False
+                wait = min(_RENEW_AGAIN_SECONDS, self.policy.renewal_buffer_seconds / 4)
+                condition.renew_again_at = self._clock() + wait
 
-        self._own(asyncio.create_task(renew(), name=f"renew-cache-{self._strategy}"))
+        self._start(renew(), f"renew-cache-{self.strategy}")
 
     async def _exclusively(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run it in its turn; once begun it finishes, though the caller is cancelled."""
+
         async def run() -> T:
-            async with self._registry.lock(self._provider, self.fingerprint):
-                return await operation()
+            async with self._condition.lock:
+                try:
+                    async with asyncio.timeout(_LONGEST_SECONDS):
+                        return await operation()
+                except TimeoutError as error:
+                    raise ProviderError(
+                        f"the {self._backend.cache_label} of strategy {self.strategy!r} took longer than "
+                        f"{_LONGEST_SECONDS:g} s; try again",
+                        reason=ErrorReason.PROVIDER_TIMEOUT,
+                    ) from error
 
-        return await asyncio.shield(self._own(asyncio.create_task(run())))
+        return await self._start(run(), f"cache-of-{self.strategy}").wait()
 
-    def _own(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
-        """Hold on to a task, which the event loop does not."""
-        self._running.add(task)
-        task.add_done_callback(self._disown)
-        return task
-
-    def _disown(self, task: asyncio.Task[T]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen by whoever waited; a cancelled caller has left nobody to see it
-
-
-def cache_state(record: CacheRecord, now: float, renewal_buffer_seconds: float) -> CacheState:
-    """How a cache is at a time, in seconds since the epoch."""
-    remaining = record.expire_time - now
-    if remaining <= 0:
-        return CacheState.EXPIRED
-    return CacheState.EXPIRING if remaining < renewal_buffer_seconds else CacheState.ACTIVE
+    def _start(self, coroutine: Coroutine[Any, Any, T], name: str) -> Flight[T]:
+        flight = Flight(coroutine, name)
+        self._flights.add(flight)
+        flight.when_done(self._flights.discard)
+        return flight

@@ -5,6 +5,7 @@ from .errors import (
     RETRYABLE_REASONS,
     TERMINAL_REASONS,
     BatchLLMError,
+    CacheGoneError,
     DefaultErrorClassifier,
     ErrorClassifier,
     ErrorInfo,
@@ -16,6 +17,8 @@ from .errors import (
 )
 from .events import EngineEvents, ProcessingEvent
 from .items import AnyResult, LLMWorkItem, TContext, TOutput, WorkItemResult
+from .prices import Pricing, TokenPrices, TokenRates
+from .receipt import Receipt, attempt_receipt
 from .stats import ProcessingStats
 from .totals import BatchResult, BatchTotals
 from .usage import DEFAULT_CACHE_DISCOUNT, TokenUsage, add_usage, effective_input_tokens
@@ -28,6 +31,7 @@ __all__ = [
     "BatchLLMError",
     "BatchResult",
     "BatchTotals",
+    "CacheGoneError",
     "DefaultErrorClassifier",
     "EngineEvents",
     "ErrorClassifier",
@@ -37,17 +41,22 @@ __all__ = [
     "FrameworkTimeoutError",
     "LLMWorkItem",
     "OutputValidationError",
+    "Pricing",
     "ProcessingEvent",
     "ProcessingStats",
     "ProcessorConfig",
     "ProviderError",
     "RateLimitConfig",
+    "Receipt",
     "RetryConfig",
     "TContext",
     "TOutput",
+    "TokenPrices",
+    "TokenRates",
     "TokenUsage",
     "WorkItemResult",
     "add_usage",
+    "attempt_receipt",
     "effective_input_tokens",
     "reason_of_status",
 ]

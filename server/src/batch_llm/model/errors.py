@@ -92,6 +92,19 @@ class ProviderError(BatchLLMError):
         self.token_usage = token_usage
 
 
+class CacheGoneError(ProviderError):
+    """The context cache that a call named has expired or was deleted; nothing was spent.
+
+    Args:
+        message: what the provider said.
+        cache_name: the cache's name at the provider.
+    """
+
+    def __init__(self, message: str, *, cache_name: str) -> None:
+        super().__init__(message, reason=ErrorReason.CACHE_EXPIRED, retryable=True)
+        self.cache_name = cache_name
+
+
 class FrameworkTimeoutError(TimeoutError):
     """The engine's own limit on one attempt ran out; the provider's time-outs are other exceptions.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import ErrorReason
+from .receipt import Receipt
 from .usage import DEFAULT_CACHE_DISCOUNT, TokenUsage
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class WorkItemResult(Generic[TOutput, TContext]):
         sequence: the result's place among those delivered, from 1.
         text: the answer as the model gave it, where `output` was made from it.
         exception: what went wrong, as it was raised; None on success and for items that were not run.
+        bill: the receipt where it says more than `token_usage` does: of several attempts, or with prices.
     """
 
     item_id: str
@@ -98,6 +100,16 @@ class WorkItemResult(Generic[TOutput, TContext]):
     sequence: int = 0
     text: str | None = None
     exception: BaseException | None = field(default=None, repr=False, compare=False)
+    bill: Receipt | None = field(default=None, repr=False)
+
+    @property
+    def receipt(self) -> Receipt:
+        """Tokens of all attempts by kind, and what they cost."""
+        if self.bill is not None:
+            return self.bill
+        receipt = Receipt()
+        receipt.add_unpriced(self.token_usage, self.success)
+        return receipt
 
 
 AnyResult = WorkItemResult[Any, Any]

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from .items import AnyResult, TContext, TOutput, WorkItemResult
-from .usage import effective_input_tokens
+from .receipt import Receipt
+from .usage import TokenUsage, effective_input_tokens
 
 
 class BatchTotals:
@@ -14,6 +15,11 @@ class BatchTotals:
 
     __slots__ = (
         "_cached_by_discount",
+        "_other_cached",
+        "_other_input",
+        "_other_output",
+        "_others",
+        "_thinking",
         "cached_tokens",
         "failed",
         "failures_by_reason",
@@ -32,6 +38,12 @@ class BatchTotals:
         self.total_tokens = 0
         self.failures_by_reason: dict[str, int] = {}
         self._cached_by_discount: dict[float, int] = {}
+        # Most items of strategies without prices succeed at once: what they used follows from the sums.
+        self._thinking = 0
+        self._others = Receipt()
+        self._other_input = 0
+        self._other_cached = 0
+        self._other_output = 0
 
     def add(self, result: AnyResult) -> None:
         """Count a result."""
@@ -50,11 +62,33 @@ class BatchTotals:
             self.cached_tokens += cached
             discounts = self._cached_by_discount
             discounts[result.cache_discount] = discounts.get(result.cache_discount, 0) + cached
+        if result.bill is not None or not result.success:
+            self._others.add(result.receipt)
+            self._other_input += usage.get("input_tokens", 0)
+            self._other_cached += cached
+            self._other_output += usage.get("output_tokens", 0)
+        elif thinking := usage.get("thinking_tokens", 0):
+            self._thinking += min(thinking, usage.get("output_tokens", 0))
 
     @property
     def total_items(self) -> int:
         """Items that ended."""
         return self.succeeded + self.failed
+
+    @property
+    def receipt(self) -> Receipt:
+        """The sum of the items' receipts."""
+        receipt = Receipt()
+        receipt.add_unpriced(
+            TokenUsage(
+                input_tokens=self.input_tokens - self._other_input,
+                cached_input_tokens=self.cached_tokens - self._other_cached,
+                output_tokens=self.output_tokens - self._other_output,
+                thinking_tokens=self._thinking,
+            ),
+            succeeded=True,
+        )
+        return receipt + self._others
 
     def cache_hit_rate(self) -> float:
         """Percent of input tokens that came from a cache; 0.0 without input."""
@@ -67,9 +101,15 @@ class BatchTotals:
 
 @dataclass
 class BatchResult(Generic[TOutput, TContext]):
-    """All results of a batch, in the order they finished, and the totals that follow from them."""
+    """All results of a batch, in the order they finished, and the totals that follow from them.
+
+    Args:
+        results: the results.
+        cache_costs: the batch's share of what its context caches cost.
+    """
 
     results: list[WorkItemResult[TOutput, TContext]] = field(default_factory=list)
+    cache_costs: Receipt = field(default_factory=Receipt)
 
     def __post_init__(self) -> None:
         self._totals = BatchTotals()
@@ -105,6 +145,11 @@ class BatchResult(Generic[TOutput, TContext]):
     def total_cached_tokens(self) -> int:
         """Input tokens that were read from a cache."""
         return self._totals.cached_tokens
+
+    @property
+    def receipt(self) -> Receipt:
+        """Tokens by kind and their cost: the sum of the results' receipts and of `cache_costs`."""
+        return self._totals.receipt + self.cache_costs
 
     @property
     def failures_by_reason(self) -> dict[str, int]:

@@ -16,6 +16,8 @@ class TokenUsage(TypedDict, total=False):
     """Tokens as the provider counted them; every key may be absent.
 
     `cached_input_tokens` is part of `input_tokens`, `thinking_tokens` is part of `output_tokens`.
+    `cache_write_tokens` is part of `input_tokens` too: what the provider charges for writing to a prefix cache of its
+    own, where it does.
     """
 
     input_tokens: int
@@ -23,18 +25,17 @@ class TokenUsage(TypedDict, total=False):
     total_tokens: int
     cached_input_tokens: int
     thinking_tokens: int
+    cache_write_tokens: int
 
 
 _warned_of_excess = False
 
 
-def add_usage(total: TokenUsage, attempt: TokenUsage | None) -> None:
-    """Add an attempt's usage to an item's, in place.
+def counted(attempt: TokenUsage) -> TokenUsage:
+    """An attempt's usage in counts that fit together.
 
     A provider that reports more cached than input tokens is believed up to its input; said once in the log.
     """
-    if not attempt:
-        return
     # Providers' counts may be None, and a strategy's own may be anything.
     fresh = max(0, attempt.get("input_tokens") or 0)
     output = max(0, attempt.get("output_tokens") or 0)
@@ -42,13 +43,31 @@ def add_usage(total: TokenUsage, attempt: TokenUsage | None) -> None:
     if cached > fresh:
         _warn_of_excess(cached, fresh)
         cached = fresh
-    total["input_tokens"] = total.get("input_tokens", 0) + fresh
-    total["output_tokens"] = total.get("output_tokens", 0) + output
-    total["total_tokens"] = total.get("total_tokens", 0) + (attempt.get("total_tokens") or fresh + output)
-    total["cached_input_tokens"] = total.get("cached_input_tokens", 0) + cached
+    usage: TokenUsage = {
+        "input_tokens": fresh,
+        "output_tokens": output,
+        "total_tokens": attempt.get("total_tokens") or fresh + output,
+        "cached_input_tokens": cached,
+    }
     thinking = max(0, attempt.get("thinking_tokens") or 0)
     if thinking:
-        total["thinking_tokens"] = total.get("thinking_tokens", 0) + thinking
+        usage["thinking_tokens"] = thinking
+    written = max(0, attempt.get("cache_write_tokens") or 0)
+    if written:
+        usage["cache_write_tokens"] = written
+    return usage
+
+
+def add_usage(total: TokenUsage, attempt: TokenUsage | None) -> None:
+    """Add an attempt's usage to an item's, in place; see `counted`."""
+    if not attempt:
+        return
+    counts = counted(attempt)
+    if not total:
+        total.update(counts)
+        return
+    for key, count in counts.items():
+        total[key] = total.get(key, 0) + count  # type: ignore[literal-required, operator] # keys of the same table
 
 
 def effective_input_tokens(input_tokens: int, cached_by_discount: dict[float, int]) -> int:

@@ -180,6 +180,7 @@ def _in_place_of(result: AnyResult, other: AnyResult) -> AnyResult:
         cache_discount=result.cache_discount,
         submission_index=result.submission_index,
         exception=None if other.success else other.exception or result.exception,
+        bill=result.receipt,
     )
 
 

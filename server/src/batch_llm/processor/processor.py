@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Generic, Self
 
 from batch_llm.executor import Executor, Work
-from batch_llm.flight import Flight
 from batch_llm.model import (
     BatchResult,
     ErrorClassifier,
@@ -19,6 +18,7 @@ from batch_llm.model import (
     ProcessingEvent,
     ProcessingStats,
     ProcessorConfig,
+    Receipt,
     TContext,
     TOutput,
     WorkItemResult,
@@ -26,6 +26,7 @@ from batch_llm.model import (
 )
 from batch_llm.quota import ExponentialBackoffStrategy, QuotaUser, RateLimitStrategy
 from batch_llm.shared import SharedStrategy, shared_for
+from batch_llm.sync import Flight
 
 from .batch_run import BatchRun, no_stats
 from .dry_run import dry_run
@@ -110,7 +111,7 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         self._runner: Runner = self._executor.run
         if self._config.dry_run:
             self._runner = partial(dry_run, time_limit=self._config.timeout_per_item)
-        self._cleaning: Flight | None = None
+        self._cleaning: Flight[None] | None = None
         self._pending: list[Work] = []
         self._leased: set[SharedStrategy] = set()
         self._run: BatchRun | None = None  # the one under way, else the last one
@@ -138,7 +139,8 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
         Raises:
             RuntimeError: this processor runs a batch already, or was cleaned up before this one had ended.
         """
-        return BatchResult([result async for result in self.process_stream()])
+        results = [result async for result in self.process_stream()]
+        return BatchResult(results, self._run.session.account.close() if self._run is not None else Receipt())
 
     def process_stream(self) -> AsyncGenerator[WorkItemResult[TOutput, TContext], None]:
         """Run all queued items and yield results as they finish. Leaving the loop early cancels what is under way.
@@ -180,6 +182,12 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
                 raise RuntimeError("the processor was cleaned up before its batch had ended; await the batch first")
         finally:
             await run.end()
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the batch under way has cost so far, else the last one; its share of context caches up to the last time
+        that this was settled, at the latest when the batch ended."""
+        return Receipt() if self._run is None else self._run.session.receipt
 
     async def get_stats(self) -> ProcessingStats:
         """Figures of the batch under way, else of the last one."""

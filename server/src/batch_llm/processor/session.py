@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
+from batch_llm.caching import CacheAccount
 from batch_llm.executor import Work, failure
-from batch_llm.model import AnyResult, BatchTotals, ErrorReason
+from batch_llm.model import AnyResult, BatchTotals, ErrorReason, Receipt
 from batch_llm.shared import SharedStrategy
 
 logger = logging.getLogger("batch_llm")
@@ -67,6 +68,7 @@ class BatchSession:
         worker: Callable[[Callable[[], Awaitable[None]]], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.totals = BatchTotals()
+        self.account = CacheAccount()
         self.in_flight = 0
         self.waiting = 0
         self.aborted = False
@@ -109,6 +111,7 @@ class BatchSession:
             work.index = self._submitted
             work.accepted_at = self._loop.time()
             work.tenant = self
+            work.account = self.account
             self._submitted += 1
             if self._cut_short is not None:
                 self._started_not_taken += 1
@@ -162,6 +165,16 @@ class BatchSession:
         """Whether `take` would not wait."""
         return bool(self._ready)
 
+    @property
+    def receipt(self) -> Receipt:
+        """What the batch has cost so far, its share of context caches as it was last settled."""
+        return self.totals.receipt + self.account.receipt
+
+    def settle(self) -> Receipt:
+        """What the batch has cost in all. Call it at its end: its share of context caches is closed."""
+        self.account.close()
+        return self.receipt
+
     async def abort(self) -> None:
         """Cancel and join everything; what was not taken is gone. An ended batch is none the worse for it."""
         self.aborted = not (self._closed and self._sequence == self._submitted)
@@ -172,8 +185,11 @@ class BatchSession:
         self._tell()
         for worker in self._workers:
             worker.cancel()
-        if self._workers:
-            await asyncio.wait(self._workers)
+        try:
+            if self._workers:
+                await asyncio.wait(self._workers)
+        finally:
+            self.account.close()
         # Tasks and futures refer back to the session, so what it holds would stay until the next garbage collection.
         self._lanes.clear()
         self._ready.clear()

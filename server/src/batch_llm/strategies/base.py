@@ -7,8 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Generic
 
 from batch_llm.caching import ContextCache
-from batch_llm.model import DEFAULT_CACHE_DISCOUNT, TokenUsage, TOutput, checks
-from batch_llm.quota import Limiter
+from batch_llm.model import DEFAULT_CACHE_DISCOUNT, Pricing, TokenUsage, TOutput, checks
+from batch_llm.sync import Limiter
 
 Reply = tuple[Any, TokenUsage] | tuple[Any, TokenUsage, Mapping[str, Any]]
 """What `execute` returns: the output, its tokens and, if there is more to say, a mapping with any of
@@ -23,6 +23,7 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
 
     Attributes:
         cache_discount: share of the input price that a cached token saves; 0 to 1.
+        pricing: what its model's tokens cost, for receipts; None: nothing is known of that.
         context_cache: the strategy's context cache, if it has one; made usable before every attempt.
         limiter: bounds the calls in flight at its provider; strategies on one provider share it. Set before or by
             `prepare`.
@@ -34,6 +35,7 @@ class LLMCallStrategy(ABC, Generic[TOutput]):
     """
 
     cache_discount: float = DEFAULT_CACHE_DISCOUNT
+    pricing: Pricing | None = None
     context_cache: ContextCache | None = None
     limiter: Limiter | None = None
     quota_key: Hashable | None = None

@@ -10,8 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batch_llm.caching import ContextCache
-from batch_llm.model import DEFAULT_CACHE_DISCOUNT, ErrorReason, OutputValidationError, ProviderError, TokenUsage
-from batch_llm.quota import Limiter
+from batch_llm.model import (
+    DEFAULT_CACHE_DISCOUNT,
+    ErrorReason,
+    OutputValidationError,
+    Pricing,
+    ProviderError,
+    TokenUsage,
+)
+from batch_llm.sync import Limiter
 
 from .base import LLMCallStrategy, Reply, check_strategy
 from .schema import model_check
@@ -66,6 +73,11 @@ class FactoryStrategy(LLMCallStrategy[Any]):
     def cache_discount(self) -> float:  # type: ignore[override]
         """The strategy's."""
         return self._made.cache_discount if self._made is not None else DEFAULT_CACHE_DISCOUNT
+
+    @property
+    def pricing(self) -> Pricing | None:  # type: ignore[override]
+        """The strategy's."""
+        return self._made.pricing if self._made is not None else None
 
     @property
     def limiter(self) -> Limiter | None:  # type: ignore[override]

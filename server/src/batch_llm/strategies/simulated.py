@@ -11,8 +11,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batch_llm.caching import CachePolicy, CacheRecord, CacheRegistry, ContextCache, CreatedCache, fingerprint
-from batch_llm.model import ErrorReason, ProviderError, TokenUsage
+from batch_llm.caching import (
+    CacheBackend,
+    CachePolicy,
+    CacheRecord,
+    CacheRegistry,
+    ContextCache,
+    CreatedCache,
+    fingerprint,
+)
+from batch_llm.model import ErrorReason, Pricing, ProviderError, TokenUsage
 from batch_llm.quota import SlidingWindow
 
 from .base import LLMCallStrategy
@@ -110,7 +118,7 @@ class HiddenLimits:
         self._in_flight -= 1
 
 
-class SimulatedStrategy(LLMCallStrategy[str]):
+class SimulatedStrategy(LLMCallStrategy[str], CacheBackend):
     """Answers as its prompts say; any other prompt with a short echo, at once.
 
     Its context cache is as simulated as the rest: created, expired and counted, but kept nowhere.
@@ -125,6 +133,7 @@ class SimulatedStrategy(LLMCallStrategy[str]):
         registry: where caches are remembered.
         provider: the provider's name.
         hidden_limits: what the provider takes, shared by its strategies; None: everything.
+        pricing: what its tokens are said to cost.
         clock: seconds since the epoch.
         sleep: waits for seconds.
     """
@@ -141,9 +150,11 @@ class SimulatedStrategy(LLMCallStrategy[str]):
         registry: CacheRegistry | None = None,
         provider: str = "simulated",
         hidden_limits: HiddenLimits | None = None,
+        pricing: Pricing | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self.pricing = pricing
         self._hidden_limits = hidden_limits
         self._model = model
         self._clock = clock
@@ -166,6 +177,7 @@ class SimulatedStrategy(LLMCallStrategy[str]):
                 model=model,
                 strategy=name,
                 policy=cache_policy or CachePolicy(),
+                pricing=pricing,
                 clock=clock,
             )
 
@@ -247,14 +259,6 @@ class SimulatedStrategy(LLMCallStrategy[str]):
 
     async def drop_cache(self, record: CacheRecord) -> None:
         """See `CacheBackend`."""
-
-    async def holds_cache(self, record: CacheRecord) -> bool:
-        """See `CacheBackend`."""
-        return True
-
-    def lost_cache(self, record: CacheRecord) -> bool:
-        """See `CacheBackend`."""
-        return False
 
 
 def estimate_tokens(text: str) -> int:

@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from batch_llm.caching import CachePolicy, CacheRecord, CacheRegistry, ContextCache, CreatedCache, fingerprint
+from batch_llm.caching import (
+    CacheBackend,
+    CachePolicy,
+    CacheRecord,
+    CacheRegistry,
+    ContextCache,
+    CreatedCache,
+    fingerprint,
+)
 from batch_llm.model import TokenUsage
 from batch_llm.strategies.base import LLMCallStrategy
 
@@ -16,7 +24,7 @@ from .model import Framing, LocalModel
 _FINISH_REASONS = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
-class LocalStrategy(LLMCallStrategy[str]):
+class LocalStrategy(LLMCallStrategy[str], CacheBackend):
     """Calls a local model.
 
     `cached_content` follows the instruction in front of every prompt; the model reads it once and its state is saved,
