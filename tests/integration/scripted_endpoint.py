@@ -1,4 +1,4 @@
-"""An OpenAI-compatible HTTP endpoint on 127.0.0.1 that answers as it is told."""
+"""An HTTP endpoint on 127.0.0.1 that answers as it is told, OpenAI-compatible unless told otherwise."""
 
 from __future__ import annotations
 
@@ -53,24 +53,30 @@ class Endpoint:
     """A running endpoint.
 
     Args:
-        url: for `base_url`.
+        root: its address, without a path.
         answers: given one after another; the last one repeats.
+        paths: the paths that were called.
         requests: the bodies that came.
         headers: the headers that came, with names in lower case.
     """
 
-    url: str
+    root: str
     answers: list[Answer] = field(default_factory=lambda: [completion()])
+    paths: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """For `base_url` of OpenAI's protocol."""
+        return f"{self.root}/v1"
 
 
 @contextmanager
 def scripted_endpoint() -> Iterator[Endpoint]:
     closing = threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(lambda: endpoint, closing))
-    server.daemon_threads = False  # so that closing waits for them
-    endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1")
+    server = _Server(("127.0.0.1", 0), _handler(lambda: endpoint, closing))
+    endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -82,6 +88,11 @@ def scripted_endpoint() -> Iterator[Endpoint]:
         server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # so that closing waits for them
+    request_queue_size = 1024  # so that many may connect at once
+
+
 def _handler(endpoint: Callable[[], Endpoint], closing: threading.Event) -> type[BaseHTTPRequestHandler]:
     lock = threading.Lock()
 
@@ -91,9 +102,9 @@ def _handler(endpoint: Callable[[], Endpoint], closing: threading.Event) -> type
 
         def do_POST(self) -> None:
             here = endpoint()
-            assert self.path == "/v1/chat/completions"
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with lock:
+                here.paths.append(self.path)
                 here.requests.append(asked)
                 here.headers.append({name.lower(): value for name, value in self.headers.items()})
                 answer = here.answers[min(len(here.requests), len(here.answers)) - 1]

@@ -15,7 +15,7 @@ import pytest
 
 from batch_llm import ErrorReason, OpenAIStrategy, ProviderError
 from batch_llm.strategies.openai import cache_discount_of
-from batch_llm.strategies.openai_replies import retry_after
+from batch_llm.strategies.waits import retry_after
 from batch_llm_client import BatchClient, WorkItem
 
 from .conftest import BIN, Start
@@ -69,6 +69,7 @@ async def test_the_request_is_what_was_set_and_its_prefix_never_changes(endpoint
     for prompt in ("first", "second"):
         await strategy.execute(prompt, 1, 30)
     await strategy.cleanup()
+    assert set(endpoint.paths) == {"/v1/chat/completions"}
     first, second = endpoint.requests
     assert first == {
         "model": "m",

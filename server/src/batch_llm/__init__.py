@@ -17,7 +17,9 @@ from .model import (
     ProcessorConfig,
     ProviderError,
     RateLimitConfig,
+    Receipt,
     RetryConfig,
+    TokenPrices,
     TokenUsage,
     WorkItemResult,
 )
@@ -34,6 +36,8 @@ from .strategies import LLMCallStrategy
 
 if TYPE_CHECKING:
     from .strategies.callable import CallableStrategy
+    from .strategies.gemini.errors import GeminiErrorClassifier
+    from .strategies.gemini.strategy import GeminiCachedStrategy, GeminiStrategy
     from .strategies.openai import OpenAIStrategy
     from .strategies.pydantic_ai import PydanticAIStrategy
 
@@ -49,6 +53,9 @@ __all__ = [
     "ExponentialBackoffStrategy",
     "FixedDelayStrategy",
     "FrameworkTimeoutError",
+    "GeminiCachedStrategy",
+    "GeminiErrorClassifier",
+    "GeminiStrategy",
     "LLMCallStrategy",
     "LLMWorkItem",
     "MetricsObserver",
@@ -64,7 +71,9 @@ __all__ = [
     "PydanticAIStrategy",
     "RateLimitConfig",
     "RateLimitStrategy",
+    "Receipt",
     "RetryConfig",
+    "TokenPrices",
     "TokenUsage",
     "WorkItemResult",
     "__version__",
@@ -73,6 +82,9 @@ __all__ = [
 # Loaded when first asked for, so that importing batch_llm stays light.
 _LAZY = {
     "CallableStrategy": "batch_llm.strategies.callable",
+    "GeminiCachedStrategy": "batch_llm.strategies.gemini.strategy",
+    "GeminiErrorClassifier": "batch_llm.strategies.gemini.errors",
+    "GeminiStrategy": "batch_llm.strategies.gemini.strategy",
     "OpenAIStrategy": "batch_llm.strategies.openai",
     "PydanticAIStrategy": "batch_llm.strategies.pydantic_ai",
 }

@@ -22,6 +22,7 @@ NAMES = [
     "ErrorClassifier",
     "ErrorInfo",
     "DefaultErrorClassifier",
+    "GeminiErrorClassifier",
     "FrameworkTimeoutError",
     "RateLimitStrategy",
     "ExponentialBackoffStrategy",

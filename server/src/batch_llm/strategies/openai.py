@@ -14,6 +14,7 @@ from batch_llm.model import DEFAULT_CACHE_DISCOUNT, ErrorReason, ProviderError, 
 
 from .base import LLMCallStrategy, check_cache_discount
 from .openai_replies import as_provider_error, read_reply
+from .prices import ListPrices
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -27,7 +28,7 @@ OutputLimitField = Literal["auto", "max_tokens", "max_completion_tokens"]
 # Beginnings of model names, the first that fits decides; what fits none has the discount of the models since GPT-5.
 # From the prices at developers.openai.com/api/docs/pricing, cross-checked with PyPI genai-prices 0.2.3: cached input
 # costs half for GPT-4o, o1 and o3-mini (openai.com/index/api-prompt-caching), a quarter for GPT-4.1, o3 and o4-mini,
-# a tenth from GPT-5 on.
+# a tenth from GPT-5 on, a twentieth for GPT-6.1.
 _CACHE_DISCOUNTS = (
     ("gpt-4o", 0.5),
     ("gpt-4.5", 0.5),
@@ -36,6 +37,7 @@ _CACHE_DISCOUNTS = (
     ("gpt-4.1", 0.75),
     ("o3", 0.75),
     ("o4-mini", 0.75),
+    ("gpt-6.1", 0.95),
 )
 
 
@@ -98,6 +100,9 @@ class OpenAIStrategy(LLMCallStrategy[str]):
         if output_limit_field == "auto":
             output_limit_field = "max_completion_tokens" if self._at_openai else "max_tokens"
         self.cache_discount = cache_discount_of(model) if cache_discount is None else cache_discount
+        # Others have prices of their own, and OpenAI's regional endpoints surcharges.
+        self._prices = ListPrices("openai", model) if host == ".api.openai.com" else None
+        self.pricing = self._prices
         digest = hashlib.sha256((api_key or "").encode()).hexdigest()
         self.quota_key = ("openai", base_url, digest, model)
         self._model = model
@@ -189,6 +194,8 @@ class OpenAIStrategy(LLMCallStrategy[str]):
         if not self._at_openai:
             # From the environment, for OpenAI; nobody else's business.
             client.organization = client.project = client.admin_api_key = None
+        if self._prices is not None:
+            self._prices.load()
         _ = client.chat.completions.with_raw_response  # imports what the first call needs
         return client
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import math
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from batch_llm.model import ErrorReason, ProviderError, TokenUsage, reason_of_status
+
+from .waits import retry_after
 
 if TYPE_CHECKING:
     from openai import OpenAIError
@@ -69,12 +69,15 @@ def read_usage(usage: Any) -> TokenUsage:
     """Tokens of a `usage` object; what it does not say is 0."""
     if not isinstance(usage, dict):
         return TokenUsage()
-    return {
+    counts: TokenUsage = {
         "input_tokens": _count(usage, "prompt_tokens"),
         "output_tokens": _count(usage, "completion_tokens"),
         "cached_input_tokens": _count(usage.get("prompt_tokens_details"), "cached_tokens"),
         "thinking_tokens": _count(usage.get("completion_tokens_details"), "reasoning_tokens"),
     }
+    if written := _count(usage.get("prompt_tokens_details"), "cache_write_tokens"):  # charged since GPT-5.6
+        counts["cache_write_tokens"] = written
+    return counts
 
 
 def as_provider_error(error: OpenAIError, secret: str) -> ProviderError:
@@ -102,26 +105,6 @@ def as_provider_error(error: OpenAIError, secret: str) -> ProviderError:
         case _:
             message = str(error).replace(secret, "***") if secret else str(error)
             return ProviderError(f"{type(error).__name__}: {message}")
-
-
-def retry_after(headers: Mapping[str, str], clock: Callable[[], float] = time.time) -> float | None:
-    """Seconds that an answer asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as an HTTP date.
-
-    Args:
-        headers: the answer's, with names in any case.
-        clock: seconds since the epoch.
-    """
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) / unit
-        except (KeyError, ValueError):
-            continue
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    date = email.utils.parsedate_tz(headers.get("retry-after", ""))
-    try:
-        return None if date is None else max(0.0, email.utils.mktime_tz(date) - clock())
-    except (OverflowError, ValueError):
-        return None
 
 
 def _failure(

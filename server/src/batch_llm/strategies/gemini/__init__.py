@@ -1,0 +1,1 @@
+"""Gemini, through Google's own package google-genai. Importing this does not import that."""
