@@ -53,6 +53,7 @@ class SidecarProcess:
     process: subprocess.Popen[str]
     lines: queue.Queue[str]
     log: list[str] = field(default_factory=list)
+    target: str = ""
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """The next line of the log that matches; fails when the process ends before."""
@@ -63,6 +64,12 @@ class SidecarProcess:
             self.log.append(line)
             if found := re.search(pattern, line):
                 return found
+
+    def whole_log(self) -> str:
+        """All it has logged; waits for its end."""
+        while line := self.lines.get(timeout=60):
+            self.log.append(line)
+        return "".join(self.log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from pydantic import BaseModel
 
-from batch_llm import CallableStrategy, LLMCallStrategy, ProviderError, TokenUsage
-from batch_llm.quota import Limiter
+from batch_llm import CallableStrategy, LLMCallStrategy, ProviderError, TokenPrices, TokenUsage
+from batch_llm.strategies.prices import ListPrices
 from batch_llm.strategies.simulated import SimulatedStrategy
+from batch_llm.sync import Limiter
 
 
 class Label(BaseModel):
@@ -91,6 +93,13 @@ def make(
         content=cached_content,
         generation=generation,
         greeting=greeting,
+    )
+
+
+def priced(*, model: str, cached_content: tuple[str, ...]) -> SimulatedStrategy:
+    prices = TokenPrices("0.30", "2.50", date(2026, 11, 10), cached_input="0.03", cache_storage="1.00")
+    return SimulatedStrategy(
+        cached_content=cached_content, pricing=prices if model == "known" else ListPrices("google", model)
     )
 
 

@@ -39,6 +39,7 @@ from batch_llm_client.model import (
     Usage,
     WorkItem,
 )
+from batch_llm_client.receipt import Receipt
 from batchllm.v1.cache_lifecycle_service_pb2 import Cache
 from batchllm.v1.strategy_service_pb2 import Strategy, StrategySpec
 
@@ -62,6 +63,7 @@ __all__ = [
     "NotFoundError",
     "PermissionDeniedError",
     "Progress",
+    "Receipt",
     "ResourceExhaustedError",
     "Result",
     "ResultOrder",

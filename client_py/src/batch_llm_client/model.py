@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Self
 
 from batch_llm_client._durations import to_duration, to_seconds
+from batch_llm_client.receipt import Receipt
 from batchllm.v1 import batch_service_pb2, work_pb2
 from batchllm.v1.errors_pb2 import ErrorReason
 
@@ -161,6 +162,13 @@ class Result:
         )
 
     @property
+    def receipt(self) -> Receipt:
+        """Tokens of all attempts by kind, and what they cost."""
+        if self.message.HasField("receipt"):
+            return Receipt.from_message(self.message.receipt)
+        return Receipt.from_usage(self.message.usage, ok=self.ok)
+
+    @property
     def attempts(self) -> int:
         """How many calls were made; 0 when the item never reached its provider."""
         return self.message.attempts
@@ -288,6 +296,8 @@ class Totals:
     """Seconds from opening to the last result."""
     failures_by_reason: Mapping[str, int]
     """Failed items by reason, e.g. `{"RATE_LIMITED": 2}`."""
+    receipt: Receipt | None = None
+    """Tokens by kind and their cost, context caches included; None from a server that has no receipts yet."""
 
     @classmethod
     def from_message(cls, message: work_pb2.BatchResult) -> Self:
@@ -304,6 +314,7 @@ class Totals:
             effective_input_tokens=message.effective_input_tokens,
             elapsed=to_seconds(message.elapsed),
             failures_by_reason=dict(message.failures_by_reason),
+            receipt=Receipt.from_message(message.receipt) if message.HasField("receipt") else None,
         )
 
 

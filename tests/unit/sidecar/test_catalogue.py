@@ -8,7 +8,7 @@ from batch_llm.caching import CacheRegistry
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.sidecar.catalogue import Catalogue
 from batch_llm.sidecar.providers import Providers
-from batch_llm.sidecar.settings import SimulatedProvider, StrategySpec
+from batch_llm.sidecar.settings import ConfigError, GeminiProvider, SimulatedProvider, StrategySpec
 
 Make = Callable[..., Catalogue]
 FIELDS: dict[str, Any] = {"provider": "sim", "system_instruction": "Label it.", "retry": {"max_attempts": 2}}
@@ -167,3 +167,12 @@ def test_strategies_of_one_provider_share_its_limit(catalogue: Catalogue) -> Non
     assert (first.max_concurrency, first.scope.limit) == (3, SimulatedProvider().max_concurrency)
     third, _ = catalogue.register("c", {**FIELDS, "model": "another"})
     assert third.shared.scope is not first.scope
+
+
+def test_what_a_strategy_alone_can_see_is_told_by_name(tmp_path: Path) -> None:
+    gemini = GeminiProvider(project="p", location="l")
+    catalogue = Catalogue(Providers({"g": gemini}, CacheRegistry(), tmp_path))
+    fields = {"provider": "g", "model": "m", "cached_content": ["a"]}
+    spec = StrategySpec.model_validate(fields).model_copy(update={"cached_content": (" ",)})
+    with pytest.raises(ConfigError, match=r"^strategies\.triage\.cached_content\[0\] must be a text"):
+        catalogue.declare({"triage": spec})

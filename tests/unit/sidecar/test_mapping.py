@@ -1,11 +1,12 @@
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from batch_llm.caching import CacheRecord, CacheRegistry, CacheState
-from batch_llm.model import BatchTotals, ErrorReason, TokenUsage, WorkItemResult
+from batch_llm.model import BatchTotals, ErrorReason, Receipt, TokenUsage, WorkItemResult
 from batch_llm.sidecar import mapping
 from batch_llm.sidecar.catalogue import Catalogue, Entry
 from batch_llm.sidecar.providers import Providers
@@ -226,12 +227,40 @@ def test_totals_on_the_wire() -> None:
     usage = TokenUsage(input_tokens=100, output_tokens=7, cached_input_tokens=50)
     totals.add(WorkItemResult("1", True, token_usage=usage))
     totals.add(WorkItemResult("2", False, reason=ErrorReason.CANCELLED))
-    message = mapping.batch_result_message("b", totals, 1.5)
+    message = mapping.batch_result_message("b", totals, totals.receipt + Receipt(cache_creation_tokens=9), 1.5)
     assert (message.batch_id, message.total_items, message.succeeded, message.failed) == ("b", 2, 1, 1)
     assert (message.total_input_tokens, message.total_cached_tokens, message.total_output_tokens) == (100, 50, 7)
     assert (message.cache_hit_rate, message.effective_input_tokens) == (50.0, 55)
     assert dict(message.failures_by_reason) == {"CANCELLED": 1}
     assert mapping.seconds(message.elapsed) == 1.5
+    assert (message.receipt.fresh_input_tokens, message.receipt.cache_creation_tokens) == (50, 9)
+
+
+def test_a_receipt_on_the_wire() -> None:
+    counts = {name: 10 + number for number, (name, kind) in enumerate(get_type_hints(Receipt).items()) if kind is int}
+    unpriced = dict.fromkeys(("unpriced_tokens", "unpriced_token_seconds"), 0)
+    full_price = counts.pop("full_price_nano_usd")
+    receipt = Receipt(
+        **(counts | unpriced), full_price_nano_usd=full_price, price_date=date(2026, 11, 10), advice=("half \ud83d",)
+    )
+    message = mapping.receipt_message(receipt)
+    sent = {field.name for field, _ in message.ListFields()}
+    assert sent == {*counts, "total_nano_usd", "uncached_nano_usd", "price_date", "advice"} - unpriced.keys()
+    assert {name: getattr(message, name) for name in counts} == counts | unpriced
+    assert (message.total_nano_usd, message.uncached_nano_usd) == (receipt.total_nano_usd, full_price)
+    assert (message.price_date, list(message.advice)) == ("2026-11-10", ["half ?"])
+    unknown = mapping.receipt_message(Receipt(**counts))
+    assert not unknown.HasField("total_nano_usd")
+    assert not unknown.HasField("uncached_nano_usd")
+    assert (unknown.unpriced_tokens, unknown.price_date) == (counts["unpriced_tokens"], "")
+    assert mapping.receipt_message(Receipt()).HasField("total_nano_usd"), "nothing used costs nothing, which is known"
+
+
+def test_an_item_has_a_receipt_where_it_says_more_than_its_usage() -> None:
+    result: WorkItemResult[Any, Any] = WorkItemResult("1", True, token_usage=TokenUsage(input_tokens=3))
+    assert not mapping.result_message(result).HasField("receipt")
+    result.bill = Receipt(fresh_input_tokens=3, fresh_input_nano_usd=900)
+    assert mapping.result_message(result).receipt.total_nano_usd == 900
 
 
 @pytest.mark.parametrize("state", CacheState)

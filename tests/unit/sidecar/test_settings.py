@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from batch_llm.sidecar.settings import ConfigError, Settings, StrategySpec, check_name, load
+from batch_llm.sidecar.settings import (
+    ConfigError,
+    GeminiProvider,
+    OpenAIProvider,
+    Settings,
+    StrategySpec,
+    check_name,
+    load,
+)
 from batch_llm.strategies.local.files import BUNDLED_MODEL
 
 SIMULATED = '[providers.sim]\nkind = "simulated"\n'
@@ -23,6 +31,11 @@ def write(tmp_path: Path) -> Write:
 
 def strategy(text: str) -> str:
     return f'{SIMULATED}[strategies.triage]\nprovider = "sim"\n{text}'
+
+
+def gemini(text: str = "", strategy: str = "") -> str:
+    provider = f'[providers.g]\nkind = "gemini"\nproject = "p"\nlocation = "l"\n{text}\n'
+    return f'{provider}[strategies.triage]\nprovider = "g"\noutput_json_schema = "{{}}"\n{strategy}'
 
 
 def refusal(path: Path | None, environment: dict[str, str] | None = None) -> str:
@@ -142,6 +155,35 @@ def refusal(path: Path | None, environment: dict[str, str] | None = None) -> str
             "must be a number",
         ),
         (strategy("[strategies.triage.retry]\njitter = 0"), "strategies.triage.retry.jitter", "must be true or false"),
+        # Gemini.
+        ('[providers.g]\nkind = "gemini"\nproject = " "\nlocation = "l"', "providers.g.project", "is blank"),
+        (
+            '[providers.g]\nkind = "gemini"\nproject = "p"\nlocation = "\\t"',
+            "providers.g.location",
+            "is blank; name one",
+        ),
+        (gemini(strategy='model = " "'), "strategies.triage.model", "is blank; "),
+        (
+            gemini(strategy='model = "models/"'),
+            "strategies.triage.model",
+            "needs one; give it as",
+        ),
+        *[
+            (
+                gemini(strategy=f'model = "gemini-2.5-flash"\nescalation_models = ["{prefix}gemini-2.5-flash"]'),
+                "strategies.triage.escalation_models",
+                f"'{prefix}gemini-2.5-flash' comes twice",
+            )
+            for prefix in ("models/", "publishers/google/models/")
+        ],
+        *[
+            (
+                gemini(strategy=f'model = "m"\ngeneration = {{ tools = [{tool}] }}'),
+                "strategies.triage.generation.tools",
+                "is no tool; one is a table, `{ googleSearch = {} }`",
+            )
+            for tool in ("{ googleSearch = 1 }", "{}", "{ functionDeclarations = [1] }")
+        ],
         # Contradictions.
         (
             f"{SIMULATED}rate_limit = {{cooldown_seconds = 600}}",
@@ -437,3 +479,39 @@ jitter = false
 def test_a_schema_may_be_a_table(write: Write) -> None:
     spec = load(write(strategy('output_json_schema = { type = "object" }')), {}).strategies["triage"]
     assert spec.output_json_schema == '{"type": "object"}'
+
+
+@pytest.mark.parametrize("tool", ["{ googleSearch = {} }", '{ functionDeclarations = [{ name = "find" }] }'])
+def test_tools_are_tables_by_name(write: Write, tool: str) -> None:
+    settings = load(write(gemini(strategy=f'model = "m"\ngeneration = {{ tools = [{tool}] }}')), {})
+    assert len(settings.strategies["triage"].generation.tools) == 1
+
+
+def test_a_tuned_model_is_another_than_the_one_it_is_called_after(write: Write) -> None:
+    load(write(gemini(strategy='model = "x"\nescalation_models = ["tunedModels/x"]')), {})
+
+
+@pytest.mark.parametrize("kind", ["gemini", "openai"])
+@pytest.mark.parametrize("key", ["top secret", "sécret", "top\nsecret"])
+def test_a_key_that_can_be_none_is_refused_and_not_shown(
+    write: Write, monkeypatch: pytest.MonkeyPatch, kind: str, key: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    message = refusal(write(f'[providers.p]\nkind = "{kind}"\napi_key_env = "MY_KEY"'))
+    assert "the environment variable MY_KEY holds no API key: white space or a character that is not ASCII" in message
+    assert "cret" not in message
+
+
+@pytest.mark.parametrize("kind", ["gemini", "openai"])
+def test_white_space_around_a_key_does_not_matter(write: Write, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    file = write(f'[providers.p]\nkind = "{kind}"\napi_key_env = "MY_KEY"')
+    monkeypatch.setenv("MY_KEY", " secret\n")
+    provider = load(file, {}).providers["p"]
+    assert isinstance(provider, GeminiProvider | OpenAIProvider)
+    assert provider.api_key() == "secret"
+    monkeypatch.setenv("MY_KEY", " \n")
+    assert "the environment variable MY_KEY is not set" in refusal(file)
+
+
+def test_a_blank_key_makes_no_provider() -> None:
+    assert not {"gemini", "openai"} & {*load(None, {"GEMINI_API_KEY": " ", "OPENAI_API_KEY": "\n"}).providers}

@@ -94,6 +94,8 @@ def _tables(content: Any) -> list[Mapping[str, Any]]:
 def _print_cache(options: argparse.Namespace, cache: Cache, key: str, value: bool, words: str) -> None:
     if options.json:
         _print_json({"cache": _as_dict(cache), key: value})
+    elif cache.message:
+        print(f"{options.name}: no cache: {cache.message}")
     else:
         print(f"{options.name}: cache {words}: {cache.total_token_count:,} tokens until {_expiry(cache)}, {cache.name}")
 
@@ -119,6 +121,8 @@ def _print_json(value: Any) -> None:
 
 
 def _expiry(cache: Cache) -> str:
+    if not cache.HasField("expire_time"):
+        return ""
     return f"{cache.expire_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -133,7 +137,7 @@ _STRATEGY_COLUMNS: Final[Mapping[str, Callable[[Strategy], str]]] = {
 }
 _CACHE_COLUMNS: Final[Mapping[str, Callable[[Cache], str]]] = {
     "strategy": lambda cache: cache.strategy,
-    "state": lambda cache: _word(CacheState.Name(cache.state)),
+    "state": lambda cache: CacheState.Name(cache.state).removeprefix("CACHE_STATE_").replace("_", " ").lower(),
     "tokens": lambda cache: f"{cache.total_token_count:,}",
     "expires": _expiry,
     "model": lambda cache: cache.model,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -23,6 +24,7 @@ from batch_llm_client.cli.rows import STDIN, PromptTemplate, RowFormat, RowSourc
 from batch_llm_client.cli.tally import Tally, percent
 from batch_llm_client.errors import BatchLLMClientError
 from batch_llm_client.model import Result, Totals
+from batch_llm_client.receipt import Receipt
 
 STDOUT: Final = "-"
 BAD_ROW: Final = "BAD_ROW"
@@ -48,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
                 _print(console, complaint(error))
     if not options.quiet and (code != EXIT_ERROR or tally.done):
         console.print(_summary(totals, source.bad))
+        _print_receipt(totals.receipt, console)
     if tally.compare and (code != EXIT_ERROR or tally.done):
         right = f"{tally.right} of {tally.done} ({percent(tally.right, tally.done):.1f} %)"
         _print(console, f"expected {row.expect_field} right: {right}")
@@ -73,7 +76,7 @@ def _process(options: argparse.Namespace, source: RowSource, tally: Tally, out: 
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Give the fields of a result's line; `error` only when the item failed."""
+    """Give the fields of a result's line; `error` only when the item failed, the cost only where there are prices."""
     line: dict[str, Any] = {
         "item_id": result.item_id,
         "ok": result.ok,
@@ -82,12 +85,16 @@ def to_json(result: Result) -> dict[str, Any]:
     }
     if (error := result.error) is not None:
         line["error"] = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
-    return line | {
+    line |= {
         "usage": asdict(result.usage),
         "attempts": result.attempts,
         "elapsed_seconds": round(result.elapsed, 6),
         "model": result.model,
     }
+    receipt = result.receipt
+    if receipt.price_date is not None:
+        line["cost_nano_usd"] = receipt.total_nano_usd
+    return line
 
 
 def _row_format(options: argparse.Namespace) -> RowFormat:
@@ -162,6 +169,46 @@ def _summary(totals: Totals, bad_rows: int) -> Table:
     table.add_row("cache hit rate", f"{totals.cache_hit_rate:.1f} %")
     table.add_row("time", f"{totals.elapsed:.1f} s")
     return table
+
+
+def _print_receipt(receipt: Receipt | None, console: Console) -> None:
+    """Print what it has cost; nothing where no provider has prices."""
+    if receipt is None or receipt.price_date is None:
+        return
+    total, uncached = receipt.total_nano_usd, receipt.uncached_nano_usd
+    if total is None or uncached is None:
+        storage = ", and storage" if receipt.unpriced_token_seconds else ""
+        _print(console, f"cost unknown: {receipt.unpriced_tokens:,} tokens{storage} without a known price")
+        return
+    table = Table()
+    table.add_column(f"prices of {receipt.price_date}")
+    table.add_column("tokens", justify="right")
+    table.add_column("USD", justify="right")
+    for name, tokens, cost in (
+        ("fresh input", receipt.fresh_input_tokens, receipt.fresh_input_nano_usd),
+        ("cached input", receipt.cached_input_tokens, receipt.cached_input_nano_usd),
+        ("output", receipt.output_tokens, receipt.output_nano_usd),
+        ("thinking", receipt.thinking_tokens, receipt.thinking_nano_usd),
+        ("failed attempts", receipt.failed_attempt_tokens, receipt.failed_attempt_nano_usd),
+        ("cache creation", receipt.cache_creation_tokens, receipt.cache_creation_nano_usd),
+    ):
+        if tokens:
+            table.add_row(name, f"{tokens:,}", dollars(cost))
+    if receipt.cache_storage_token_seconds:
+        hours = f"{receipt.cache_storage_token_seconds / 3600:,.0f}"
+        table.add_row("cache storage (token-hours)", hours, dollars(receipt.cache_storage_nano_usd))
+    table.add_row("total", "", dollars(total))
+    table.add_row("without a cache", "", dollars(uncached))
+    if receipt.storage_until_expiry_nano_usd:
+        table.add_row("to come until the cache expires", "", dollars(receipt.storage_until_expiry_nano_usd))
+    console.print(table)
+    for advice in receipt.advice:
+        _print(console, advice)
+
+
+def dollars(nano_usd: int) -> str:
+    """Write an amount with the millionth of a dollar as its last digit."""
+    return f"{Decimal(nano_usd).scaleb(-9):,.6f}"
 
 
 def _print(console: Console, message: str) -> None:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)batchllm/v1/cache_lifecycle_service.proto\x12\x0b\x62\x61tchllm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x02\n\x05\x43\x61\x63he\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11total_token_count\x18\x08 \x01(\x03\x12&\n\x05state\x18\t \x01(\x0e\x32\x17.batchllm.v1.CacheState\"P\n\x14\x43reateOrReuseRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x15\x43reateOrReuseResponse\x12!\n\x05\x63\x61\x63he\x18\x01 \x01(\x0b\x32\x12.batchllm.v1.Cache\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"H\n\x0cRenewRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"E\n\rRenewResponse\x12!\n\x05\x63\x61\x63he\x18\x01 \x01(\x0b\x32\x12.batchllm.v1.Cache\x12\x11\n\trecreated\x18\x02 \x01(\x08\"!\n\rDeleteRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"#\n\x0fGetCacheRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\"5\n\x10GetCacheResponse\x12!\n\x05\x63\x61\x63he\x18\x01 \x01(\x0b\x32\x12.batchllm.v1.Cache\"\x13\n\x11ListCachesRequest\"8\n\x12ListCachesResponse\x12\"\n\x06\x63\x61\x63hes\x18\x01 \x03(\x0b\x32\x12.batchllm.v1.Cache*t\n\nCacheState\x12\x1b\n\x17\x43\x41\x43HE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_STATE_ACTIVE\x10\x01\x12\x18\n\x14\x43\x41\x43HE_STATE_EXPIRING\x10\x02\x12\x17\n\x13\x43\x41\x43HE_STATE_EXPIRED\x10\x03\x32\x8a\x03\n\x15\x43\x61\x63heLifecycleService\x12V\n\rCreateOrReuse\x12!.batchllm.v1.CreateOrReuseRequest\x1a\".batchllm.v1.CreateOrReuseResponse\x12>\n\x05Renew\x12\x19.batchllm.v1.RenewRequest\x1a\x1a.batchllm.v1.RenewResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.batchllm.v1.DeleteRequest\x1a\x1b.batchllm.v1.DeleteResponse\x12G\n\x08GetCache\x12\x1c.batchllm.v1.GetCacheRequest\x1a\x1d.batchllm.v1.GetCacheResponse\x12M\n\nListCaches\x12\x1e.batchllm.v1.ListCachesRequest\x1a\x1f.batchllm.v1.ListCachesResponseBT\n\x0f\x64\x65v.batchllm.v1P\x01Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)batchllm/v1/cache_lifecycle_service.proto\x12\x0b\x62\x61tchllm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x02\n\x05\x43\x61\x63he\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11total_token_count\x18\x08 \x01(\x03\x12&\n\x05state\x18\t \x01(\x0e\x32\x17.batchllm.v1.CacheState\x12\x0f\n\x07message\x18\n \x01(\t\"P\n\x14\x43reateOrReuseRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x15\x43reateOrReuseResponse\x12!\n\x05\x63\x61\x63he\x18\x01 \x01(\x0b\x32\x12.batchllm.v1.Cache\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"H\n\x0cRenewRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"E\n\rRenewResponse\x12!\n\x05\x63\x61\x63he\x18\x01 \x01(\x0b\x32\x12.batchllm.v1.Cache\x12\x11\n\trecreated\x18\x02 \x01(\x08\"!\n\rDeleteRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\"D\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\x12!\n\x05\x63\x61\x63he\x18\x02 \x01(\x0b\x32\x12.batchllm.v1.Cache\"#\n\x0fGetCacheRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\"5\n\x10GetCacheResponse\x12!\n\x05\x63\x61\x63he\x18\x01 \x01(\x0b\x32\x12.batchllm.v1.Cache\"\x13\n\x11ListCachesRequest\"8\n\x12ListCachesResponse\x12\"\n\x06\x63\x61\x63hes\x18\x01 \x03(\x0b\x32\x12.batchllm.v1.Cache*\xd7\x01\n\nCacheState\x12\x1b\n\x17\x43\x41\x43HE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_STATE_ACTIVE\x10\x01\x12\x18\n\x14\x43\x41\x43HE_STATE_EXPIRING\x10\x02\x12\x17\n\x13\x43\x41\x43HE_STATE_EXPIRED\x10\x03\x12\"\n\x1e\x43\x41\x43HE_STATE_UNCACHED_TOO_SMALL\x10\x04\x12$\n CACHE_STATE_UNCACHED_UNAVAILABLE\x10\x05\x12\x17\n\x13\x43\x41\x43HE_STATE_DELETED\x10\x06\x32\x8a\x03\n\x15\x43\x61\x63heLifecycleService\x12V\n\rCreateOrReuse\x12!.batchllm.v1.CreateOrReuseRequest\x1a\".batchllm.v1.CreateOrReuseResponse\x12>\n\x05Renew\x12\x19.batchllm.v1.RenewRequest\x1a\x1a.batchllm.v1.RenewResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.batchllm.v1.DeleteRequest\x1a\x1b.batchllm.v1.DeleteResponse\x12G\n\x08GetCache\x12\x1c.batchllm.v1.GetCacheRequest\x1a\x1d.batchllm.v1.GetCacheResponse\x12M\n\nListCaches\x12\x1e.batchllm.v1.ListCachesRequest\x1a\x1f.batchllm.v1.ListCachesResponseBT\n\x0f\x64\x65v.batchllm.v1P\x01Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +34,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchllm.v1.cache_lifecycle
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.batchllm.v1P\001Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1'
-  _globals['_CACHESTATE']._serialized_start=928
-  _globals['_CACHESTATE']._serialized_end=1044
+  _globals['_CACHESTATE']._serialized_start=981
+  _globals['_CACHESTATE']._serialized_end=1196
   _globals['_CACHE']._serialized_start=124
-  _globals['_CACHE']._serialized_end=382
-  _globals['_CREATEORREUSEREQUEST']._serialized_start=384
-  _globals['_CREATEORREUSEREQUEST']._serialized_end=464
-  _globals['_CREATEORREUSERESPONSE']._serialized_start=466
-  _globals['_CREATEORREUSERESPONSE']._serialized_end=540
-  _globals['_RENEWREQUEST']._serialized_start=542
-  _globals['_RENEWREQUEST']._serialized_end=614
-  _globals['_RENEWRESPONSE']._serialized_start=616
-  _globals['_RENEWRESPONSE']._serialized_end=685
-  _globals['_DELETEREQUEST']._serialized_start=687
-  _globals['_DELETEREQUEST']._serialized_end=720
-  _globals['_DELETERESPONSE']._serialized_start=722
-  _globals['_DELETERESPONSE']._serialized_end=755
-  _globals['_GETCACHEREQUEST']._serialized_start=757
-  _globals['_GETCACHEREQUEST']._serialized_end=792
-  _globals['_GETCACHERESPONSE']._serialized_start=794
-  _globals['_GETCACHERESPONSE']._serialized_end=847
-  _globals['_LISTCACHESREQUEST']._serialized_start=849
-  _globals['_LISTCACHESREQUEST']._serialized_end=868
-  _globals['_LISTCACHESRESPONSE']._serialized_start=870
-  _globals['_LISTCACHESRESPONSE']._serialized_end=926
-  _globals['_CACHELIFECYCLESERVICE']._serialized_start=1047
-  _globals['_CACHELIFECYCLESERVICE']._serialized_end=1441
+  _globals['_CACHE']._serialized_end=399
+  _globals['_CREATEORREUSEREQUEST']._serialized_start=401
+  _globals['_CREATEORREUSEREQUEST']._serialized_end=481
+  _globals['_CREATEORREUSERESPONSE']._serialized_start=483
+  _globals['_CREATEORREUSERESPONSE']._serialized_end=557
+  _globals['_RENEWREQUEST']._serialized_start=559
+  _globals['_RENEWREQUEST']._serialized_end=631
+  _globals['_RENEWRESPONSE']._serialized_start=633
+  _globals['_RENEWRESPONSE']._serialized_end=702
+  _globals['_DELETEREQUEST']._serialized_start=704
+  _globals['_DELETEREQUEST']._serialized_end=737
+  _globals['_DELETERESPONSE']._serialized_start=739
+  _globals['_DELETERESPONSE']._serialized_end=807
+  _globals['_GETCACHEREQUEST']._serialized_start=809
+  _globals['_GETCACHEREQUEST']._serialized_end=844
+  _globals['_GETCACHERESPONSE']._serialized_start=846
+  _globals['_GETCACHERESPONSE']._serialized_end=899
+  _globals['_LISTCACHESREQUEST']._serialized_start=901
+  _globals['_LISTCACHESREQUEST']._serialized_end=920
+  _globals['_LISTCACHESRESPONSE']._serialized_start=922
+  _globals['_LISTCACHESRESPONSE']._serialized_end=978
+  _globals['_CACHELIFECYCLESERVICE']._serialized_start=1199
+  _globals['_CACHELIFECYCLESERVICE']._serialized_end=1593
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,14 @@ class _CacheStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheState
     """It can be used and ends within the renewal buffer."""
     CACHE_STATE_EXPIRED: _CacheState.ValueType  # 3
     """It has ended; the next use or CreateOrReuse makes a new one."""
+    CACHE_STATE_UNCACHED_TOO_SMALL: _CacheState.ValueType  # 4
+    """The content is less than the provider caches. Items carry it themselves, at full price."""
+    CACHE_STATE_UNCACHED_UNAVAILABLE: _CacheState.ValueType  # 5
+    """The provider caches nothing for these credentials, e.g. on Gemini's free tier. Items carry the content themselves,
+    at full price; CreateOrReuse tries again.
+    """
+    CACHE_STATE_DELETED: _CacheState.ValueType  # 6
+    """It was just deleted; the next use or CreateOrReuse makes a new one."""
 
 class CacheState(_CacheState, metaclass=_CacheStateEnumTypeWrapper):
     """How a cache is."""
@@ -47,6 +55,14 @@ CACHE_STATE_EXPIRING: CacheState.ValueType  # 2
 """It can be used and ends within the renewal buffer."""
 CACHE_STATE_EXPIRED: CacheState.ValueType  # 3
 """It has ended; the next use or CreateOrReuse makes a new one."""
+CACHE_STATE_UNCACHED_TOO_SMALL: CacheState.ValueType  # 4
+"""The content is less than the provider caches. Items carry it themselves, at full price."""
+CACHE_STATE_UNCACHED_UNAVAILABLE: CacheState.ValueType  # 5
+"""The provider caches nothing for these credentials, e.g. on Gemini's free tier. Items carry the content themselves,
+at full price; CreateOrReuse tries again.
+"""
+CACHE_STATE_DELETED: CacheState.ValueType  # 6
+"""It was just deleted; the next use or CreateOrReuse makes a new one."""
 Global___CacheState: _TypeAlias = CacheState  # noqa: Y015
 
 @_typing.final
@@ -64,6 +80,7 @@ class Cache(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     TOTAL_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as the provider calls it."""
     strategy: _builtins.str
@@ -78,6 +95,8 @@ class Cache(_message.Message):
     """Tokens it holds."""
     state: Global___CacheState.ValueType
     """How it is."""
+    message: _builtins.str
+    """For people: why items run without it; empty unless `state` is UNCACHED_…; then name, times and tokens are absent."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -98,10 +117,11 @@ class Cache(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         total_token_count: _builtins.int = ...,
         state: Global___CacheState.ValueType = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fingerprint", b"fingerprint", "model", b"model", "name", b"name", "provider", b"provider", "state", b"state", "strategy", b"strategy", "total_token_count", b"total_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fingerprint", b"fingerprint", "message", b"message", "model", b"model", "name", b"name", "provider", b"provider", "state", b"state", "strategy", b"strategy", "total_token_count", b"total_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,16 +268,22 @@ class DeleteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     deleted: _builtins.bool
     """True: a cache was deleted. False: there was none."""
+    @_builtins.property
+    def cache(self) -> Global___Cache:
+        """What was deleted, `state` DELETED; absent if there was none."""
+
     def __init__(
         self,
         *,
         deleted: _builtins.bool = ...,
+        cache: Global___Cache | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "deleted", b"deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,7 +361,7 @@ class ListCachesResponse(_message.Message):
     CACHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def caches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cache]:
-        """By strategy, then by fingerprint."""
+        """By strategy, then by fingerprint; those without a cache last."""
 
     def __init__(
         self,

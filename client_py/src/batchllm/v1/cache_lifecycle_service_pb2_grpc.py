@@ -79,7 +79,8 @@ class CacheLifecycleServiceServicer(object):
     """
 
     def CreateOrReuse(self, request, context):
-        """Makes sure that the strategy's cache exists.
+        """Makes sure that the strategy's cache exists. Where the provider will not cache the content that is no error: the
+        cache's state says so, and items carry the content themselves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +108,8 @@ class CacheLifecycleServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCaches(self, request, context):
-        """Lists the caches that this sidecar's state holds, expired ones included.
+        """Lists the caches that this sidecar's state holds, expired ones included, then strategies that run without one
+        because their provider will not cache the content.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,9 @@ class CacheLifecycleServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CacheLifecycleServiceAsyncStub: ...
     CreateOrReuse: _grpc.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.CreateOrReuseRequest, _cache_lifecycle_service_pb2.CreateOrReuseResponse]
-    """Makes sure that the strategy's cache exists."""
+    """Makes sure that the strategy's cache exists. Where the provider will not cache the content that is no error: the
+    cache's state says so, and items carry the content themselves.
+    """
     Renew: _grpc.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.RenewRequest, _cache_lifecycle_service_pb2.RenewResponse]
     """Moves the cache's expiry to `ttl` from now; an expired one is created anew. NOT_FOUND: there is none."""
     Delete: _grpc.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.DeleteRequest, _cache_lifecycle_service_pb2.DeleteResponse]
@@ -49,7 +51,9 @@ class CacheLifecycleServiceStub:
     GetCache: _grpc.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.GetCacheRequest, _cache_lifecycle_service_pb2.GetCacheResponse]
     """Shows the strategy's cache. NOT_FOUND: there is none."""
     ListCaches: _grpc.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.ListCachesRequest, _cache_lifecycle_service_pb2.ListCachesResponse]
-    """Lists the caches that this sidecar's state holds, expired ones included."""
+    """Lists the caches that this sidecar's state holds, expired ones included, then strategies that run without one
+    because their provider will not cache the content.
+    """
 
 @_typing.type_check_only
 class CacheLifecycleServiceAsyncStub(CacheLifecycleServiceStub):
@@ -64,7 +68,9 @@ class CacheLifecycleServiceAsyncStub(CacheLifecycleServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrReuse: _aio.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.CreateOrReuseRequest, _cache_lifecycle_service_pb2.CreateOrReuseResponse]  # type: ignore[assignment]
-    """Makes sure that the strategy's cache exists."""
+    """Makes sure that the strategy's cache exists. Where the provider will not cache the content that is no error: the
+    cache's state says so, and items carry the content themselves.
+    """
     Renew: _aio.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.RenewRequest, _cache_lifecycle_service_pb2.RenewResponse]  # type: ignore[assignment]
     """Moves the cache's expiry to `ttl` from now; an expired one is created anew. NOT_FOUND: there is none."""
     Delete: _aio.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.DeleteRequest, _cache_lifecycle_service_pb2.DeleteResponse]  # type: ignore[assignment]
@@ -72,7 +78,9 @@ class CacheLifecycleServiceAsyncStub(CacheLifecycleServiceStub):
     GetCache: _aio.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.GetCacheRequest, _cache_lifecycle_service_pb2.GetCacheResponse]  # type: ignore[assignment]
     """Shows the strategy's cache. NOT_FOUND: there is none."""
     ListCaches: _aio.UnaryUnaryMultiCallable[_cache_lifecycle_service_pb2.ListCachesRequest, _cache_lifecycle_service_pb2.ListCachesResponse]  # type: ignore[assignment]
-    """Lists the caches that this sidecar's state holds, expired ones included."""
+    """Lists the caches that this sidecar's state holds, expired ones included, then strategies that run without one
+    because their provider will not cache the content.
+    """
 
 class CacheLifecycleServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks after the context caches of strategies with cached content.
@@ -90,7 +98,9 @@ class CacheLifecycleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_lifecycle_service_pb2.CreateOrReuseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_lifecycle_service_pb2.CreateOrReuseResponse, _abc.Awaitable[_cache_lifecycle_service_pb2.CreateOrReuseResponse]]:
-        """Makes sure that the strategy's cache exists."""
+        """Makes sure that the strategy's cache exists. Where the provider will not cache the content that is no error: the
+        cache's state says so, and items carry the content themselves.
+        """
 
     @_abc_1.abstractmethod
     def Renew(
@@ -122,6 +132,8 @@ class CacheLifecycleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_lifecycle_service_pb2.ListCachesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_lifecycle_service_pb2.ListCachesResponse, _abc.Awaitable[_cache_lifecycle_service_pb2.ListCachesResponse]]:
-        """Lists the caches that this sidecar's state holds, expired ones included."""
+        """Lists the caches that this sidecar's state holds, expired ones included, then strategies that run without one
+        because their provider will not cache the content.
+        """
 
 def add_CacheLifecycleServiceServicer_to_server(servicer: CacheLifecycleServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

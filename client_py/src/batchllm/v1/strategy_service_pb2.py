@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"batchllm/v1/strategy_service.proto\x12\x0b\x62\x61tchllm.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd0\x04\n\x0cStrategySpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1a\n\x12system_instruction\x18\x04 \x01(\t\x12\x16\n\x0e\x63\x61\x63hed_content\x18\x05 \x03(\t\x12,\n\tcache_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x63\x61\x63he_renewal_buffer\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\nauto_renew\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12<\n\ncache_tags\x18\t \x03(\x0b\x32(.batchllm.v1.StrategySpec.CacheTagsEntry\x12\x17\n\x0fmax_concurrency\x18\n \x01(\x05\x12\'\n\x05retry\x18\x0b \x01(\x0b\x32\x18.batchllm.v1.RetryPolicy\x12\x1a\n\x12output_json_schema\x18\x0c \x01(\t\x12\x31\n\ngeneration\x18\r \x01(\x0b\x32\x1d.batchllm.v1.GenerationConfig\x12\x32\n\x0f\x61ttempt_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x65scalation_models\x18\x0f \x03(\t\x1a\x30\n\x0e\x43\x61\x63heTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_auto_renew\"\xfb\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12/\n\x0cinitial_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10\x65xponential_base\x18\x04 \x01(\x01\x12\x13\n\x06jitter\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12#\n\x16max_rate_limit_retries\x18\x06 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_jitterB\x19\n\x17_max_rate_limit_retries\"\xf3\x01\n\x10GenerationConfig\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x06 \x03(\t\x12\x0f\n\x07grammar\x18\x07 \x01(\tB\x0e\n\x0c_temperatureB\x14\n\x12_max_output_tokensB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x98\x01\n\x08Strategy\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.batchllm.v1.StrategySpec\x12\x15\n\rprovider_kind\x18\x02 \x01(\t\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.batchllm.v1.StrategySource\x12\x10\n\x08prepared\x18\x04 \x01(\x08\x12\r\n\x05users\x18\x05 \x01(\x05\"B\n\x17RegisterStrategyRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.batchllm.v1.StrategySpec\"W\n\x18RegisterStrategyResponse\x12\'\n\x08strategy\x18\x01 \x01(\x0b\x32\x15.batchllm.v1.Strategy\x12\x12\n\nregistered\x18\x02 \x01(\x08\"\"\n\x12GetStrategyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetStrategyResponse\x12\'\n\x08strategy\x18\x01 \x01(\x0b\x32\x15.batchllm.v1.Strategy\"\x17\n\x15ListStrategiesRequest\"C\n\x16ListStrategiesResponse\x12)\n\nstrategies\x18\x01 \x03(\x0b\x32\x15.batchllm.v1.Strategy\")\n\x19UnregisterStrategyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1c\n\x1aUnregisterStrategyResponse*d\n\x0eStrategySource\x12\x1f\n\x1bSTRATEGY_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14STRATEGY_SOURCE_FILE\x10\x01\x12\x17\n\x13STRATEGY_SOURCE_RPC\x10\x02\x32\x86\x03\n\x0fStrategyService\x12_\n\x10RegisterStrategy\x12$.batchllm.v1.RegisterStrategyRequest\x1a%.batchllm.v1.RegisterStrategyResponse\x12P\n\x0bGetStrategy\x12\x1f.batchllm.v1.GetStrategyRequest\x1a .batchllm.v1.GetStrategyResponse\x12Y\n\x0eListStrategies\x12\".batchllm.v1.ListStrategiesRequest\x1a#.batchllm.v1.ListStrategiesResponse\x12\x65\n\x12UnregisterStrategy\x12&.batchllm.v1.UnregisterStrategyRequest\x1a\'.batchllm.v1.UnregisterStrategyResponseBT\n\x0f\x64\x65v.batchllm.v1P\x01Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"batchllm/v1/strategy_service.proto\x12\x0b\x62\x61tchllm.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd0\x04\n\x0cStrategySpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1a\n\x12system_instruction\x18\x04 \x01(\t\x12\x16\n\x0e\x63\x61\x63hed_content\x18\x05 \x03(\t\x12,\n\tcache_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x63\x61\x63he_renewal_buffer\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\nauto_renew\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12<\n\ncache_tags\x18\t \x03(\x0b\x32(.batchllm.v1.StrategySpec.CacheTagsEntry\x12\x17\n\x0fmax_concurrency\x18\n \x01(\x05\x12\'\n\x05retry\x18\x0b \x01(\x0b\x32\x18.batchllm.v1.RetryPolicy\x12\x1a\n\x12output_json_schema\x18\x0c \x01(\t\x12\x31\n\ngeneration\x18\r \x01(\x0b\x32\x1d.batchllm.v1.GenerationConfig\x12\x32\n\x0f\x61ttempt_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x65scalation_models\x18\x0f \x03(\t\x1a\x30\n\x0e\x43\x61\x63heTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_auto_renew\"\xfb\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12/\n\x0cinitial_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10\x65xponential_base\x18\x04 \x01(\x01\x12\x13\n\x06jitter\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12#\n\x16max_rate_limit_retries\x18\x06 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_jitterB\x19\n\x17_max_rate_limit_retries\"\xcf\x03\n\x10GenerationConfig\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x06 \x03(\t\x12\x0f\n\x07grammar\x18\x07 \x01(\t\x12\x1c\n\x0fthinking_budget\x18\x08 \x01(\x05H\x05\x88\x01\x01\x12\x16\n\x0ethinking_level\x18\t \x01(\t\x12J\n\x0fsafety_settings\x18\n \x03(\x0b\x32\x31.batchllm.v1.GenerationConfig.SafetySettingsEntry\x12\r\n\x05tools\x18\x0b \x03(\t\x1a\x35\n\x13SafetySettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x14\n\x12_max_output_tokensB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x12\n\x10_thinking_budget\"\x98\x01\n\x08Strategy\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.batchllm.v1.StrategySpec\x12\x15\n\rprovider_kind\x18\x02 \x01(\t\x12+\n\x06source\x18\x03 \x01(\x0e\x32\x1b.batchllm.v1.StrategySource\x12\x10\n\x08prepared\x18\x04 \x01(\x08\x12\r\n\x05users\x18\x05 \x01(\x05\"B\n\x17RegisterStrategyRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.batchllm.v1.StrategySpec\"W\n\x18RegisterStrategyResponse\x12\'\n\x08strategy\x18\x01 \x01(\x0b\x32\x15.batchllm.v1.Strategy\x12\x12\n\nregistered\x18\x02 \x01(\x08\"\"\n\x12GetStrategyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetStrategyResponse\x12\'\n\x08strategy\x18\x01 \x01(\x0b\x32\x15.batchllm.v1.Strategy\"\x17\n\x15ListStrategiesRequest\"C\n\x16ListStrategiesResponse\x12)\n\nstrategies\x18\x01 \x03(\x0b\x32\x15.batchllm.v1.Strategy\")\n\x19UnregisterStrategyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1c\n\x1aUnregisterStrategyResponse*d\n\x0eStrategySource\x12\x1f\n\x1bSTRATEGY_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14STRATEGY_SOURCE_FILE\x10\x01\x12\x17\n\x13STRATEGY_SOURCE_RPC\x10\x02\x32\x86\x03\n\x0fStrategyService\x12_\n\x10RegisterStrategy\x12$.batchllm.v1.RegisterStrategyRequest\x1a%.batchllm.v1.RegisterStrategyResponse\x12P\n\x0bGetStrategy\x12\x1f.batchllm.v1.GetStrategyRequest\x1a .batchllm.v1.GetStrategyResponse\x12Y\n\x0eListStrategies\x12\".batchllm.v1.ListStrategiesRequest\x1a#.batchllm.v1.ListStrategiesResponse\x12\x65\n\x12UnregisterStrategy\x12&.batchllm.v1.UnregisterStrategyRequest\x1a\'.batchllm.v1.UnregisterStrategyResponseBT\n\x0f\x64\x65v.batchllm.v1P\x01Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.batchllm.v1P\001Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1'
   _globals['_STRATEGYSPEC_CACHETAGSENTRY']._loaded_options = None
   _globals['_STRATEGYSPEC_CACHETAGSENTRY']._serialized_options = b'8\001'
-  _globals['_STRATEGYSOURCE']._serialized_start=1757
-  _globals['_STRATEGYSOURCE']._serialized_end=1857
+  _globals['_GENERATIONCONFIG_SAFETYSETTINGSENTRY']._loaded_options = None
+  _globals['_GENERATIONCONFIG_SAFETYSETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_STRATEGYSOURCE']._serialized_start=1977
+  _globals['_STRATEGYSOURCE']._serialized_end=2077
   _globals['_STRATEGYSPEC']._serialized_start=84
   _globals['_STRATEGYSPEC']._serialized_end=676
   _globals['_STRATEGYSPEC_CACHETAGSENTRY']._serialized_start=613
@@ -44,25 +46,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRYPOLICY']._serialized_start=679
   _globals['_RETRYPOLICY']._serialized_end=930
   _globals['_GENERATIONCONFIG']._serialized_start=933
-  _globals['_GENERATIONCONFIG']._serialized_end=1176
-  _globals['_STRATEGY']._serialized_start=1179
-  _globals['_STRATEGY']._serialized_end=1331
-  _globals['_REGISTERSTRATEGYREQUEST']._serialized_start=1333
-  _globals['_REGISTERSTRATEGYREQUEST']._serialized_end=1399
-  _globals['_REGISTERSTRATEGYRESPONSE']._serialized_start=1401
-  _globals['_REGISTERSTRATEGYRESPONSE']._serialized_end=1488
-  _globals['_GETSTRATEGYREQUEST']._serialized_start=1490
-  _globals['_GETSTRATEGYREQUEST']._serialized_end=1524
-  _globals['_GETSTRATEGYRESPONSE']._serialized_start=1526
-  _globals['_GETSTRATEGYRESPONSE']._serialized_end=1588
-  _globals['_LISTSTRATEGIESREQUEST']._serialized_start=1590
-  _globals['_LISTSTRATEGIESREQUEST']._serialized_end=1613
-  _globals['_LISTSTRATEGIESRESPONSE']._serialized_start=1615
-  _globals['_LISTSTRATEGIESRESPONSE']._serialized_end=1682
-  _globals['_UNREGISTERSTRATEGYREQUEST']._serialized_start=1684
-  _globals['_UNREGISTERSTRATEGYREQUEST']._serialized_end=1725
-  _globals['_UNREGISTERSTRATEGYRESPONSE']._serialized_start=1727
-  _globals['_UNREGISTERSTRATEGYRESPONSE']._serialized_end=1755
-  _globals['_STRATEGYSERVICE']._serialized_start=1860
-  _globals['_STRATEGYSERVICE']._serialized_end=2250
+  _globals['_GENERATIONCONFIG']._serialized_end=1396
+  _globals['_GENERATIONCONFIG_SAFETYSETTINGSENTRY']._serialized_start=1256
+  _globals['_GENERATIONCONFIG_SAFETYSETTINGSENTRY']._serialized_end=1309
+  _globals['_STRATEGY']._serialized_start=1399
+  _globals['_STRATEGY']._serialized_end=1551
+  _globals['_REGISTERSTRATEGYREQUEST']._serialized_start=1553
+  _globals['_REGISTERSTRATEGYREQUEST']._serialized_end=1619
+  _globals['_REGISTERSTRATEGYRESPONSE']._serialized_start=1621
+  _globals['_REGISTERSTRATEGYRESPONSE']._serialized_end=1708
+  _globals['_GETSTRATEGYREQUEST']._serialized_start=1710
+  _globals['_GETSTRATEGYREQUEST']._serialized_end=1744
+  _globals['_GETSTRATEGYRESPONSE']._serialized_start=1746
+  _globals['_GETSTRATEGYRESPONSE']._serialized_end=1808
+  _globals['_LISTSTRATEGIESREQUEST']._serialized_start=1810
+  _globals['_LISTSTRATEGIESREQUEST']._serialized_end=1833
+  _globals['_LISTSTRATEGIESRESPONSE']._serialized_start=1835
+  _globals['_LISTSTRATEGIESRESPONSE']._serialized_end=1902
+  _globals['_UNREGISTERSTRATEGYREQUEST']._serialized_start=1904
+  _globals['_UNREGISTERSTRATEGYREQUEST']._serialized_end=1945
+  _globals['_UNREGISTERSTRATEGYRESPONSE']._serialized_start=1947
+  _globals['_UNREGISTERSTRATEGYRESPONSE']._serialized_end=1975
+  _globals['_STRATEGYSERVICE']._serialized_start=2080
+  _globals['_STRATEGYSERVICE']._serialized_end=2470
 # @@protoc_insertion_point(module_scope)

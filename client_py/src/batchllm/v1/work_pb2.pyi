@@ -85,6 +85,7 @@ class WorkItemResult(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item's id, as it was sent."""
     submission_index: _builtins.int
@@ -115,6 +116,12 @@ class WorkItemResult(_message.Message):
     def elapsed(self) -> _duration_pb2.Duration:
         """From acceptance to result."""
 
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """Tokens by kind and what they cost. Absent where it would say no more than `usage`: at most one attempt, of a
+        strategy that has no prices.
+        """
+
     def __init__(
         self,
         *,
@@ -129,10 +136,11 @@ class WorkItemResult(_message.Message):
         strategy: _builtins.str = ...,
         model: _builtins.str = ...,
         context: _builtins.bytes = ...,
+        receipt: Global___Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "output", b"output", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "output", b"output", "receipt", b"receipt", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "context", b"context", "elapsed", b"elapsed", "error", b"error", "item_id", b"item_id", "model", b"model", "outcome", b"outcome", "output", b"output", "sequence", b"sequence", "strategy", b"strategy", "submission_index", b"submission_index", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "context", b"context", "elapsed", b"elapsed", "error", b"error", "item_id", b"item_id", "model", b"model", "outcome", b"outcome", "output", b"output", "receipt", b"receipt", "sequence", b"sequence", "strategy", b"strategy", "submission_index", b"submission_index", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["output", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -333,6 +341,7 @@ class BatchResult(_message.Message):
     EFFECTIVE_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
     FAILURES_BY_REASON_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """The batch's id."""
     total_items: _builtins.int
@@ -359,6 +368,10 @@ class BatchResult(_message.Message):
     def failures_by_reason(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Failed items by the name of their `ErrorReason`, without its prefix."""
 
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """The sum of the items' receipts and of the batch's share of what its context caches cost."""
+
     def __init__(
         self,
         *,
@@ -373,11 +386,129 @@ class BatchResult(_message.Message):
         effective_input_tokens: _builtins.int = ...,
         elapsed: _duration_pb2.Duration | None = ...,
         failures_by_reason: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        receipt: Global___Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "cache_hit_rate", b"cache_hit_rate", "effective_input_tokens", b"effective_input_tokens", "elapsed", b"elapsed", "failed", b"failed", "failures_by_reason", b"failures_by_reason", "succeeded", b"succeeded", "total_cached_tokens", b"total_cached_tokens", "total_input_tokens", b"total_input_tokens", "total_items", b"total_items", "total_output_tokens", b"total_output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "cache_hit_rate", b"cache_hit_rate", "effective_input_tokens", b"effective_input_tokens", "elapsed", b"elapsed", "failed", b"failed", "failures_by_reason", b"failures_by_reason", "receipt", b"receipt", "succeeded", b"succeeded", "total_cached_tokens", b"total_cached_tokens", "total_input_tokens", b"total_input_tokens", "total_items", b"total_items", "total_output_tokens", b"total_output_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchResult: _TypeAlias = BatchResult  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """Tokens by kind and what they cost at list prices, in nano-dollars (10^-9 USD). Receipts add up exactly. The first
+    five counts add up to the input and output tokens of all attempts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRESH_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    THINKING_TOKENS_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    FRESH_INPUT_NANO_USD_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_NANO_USD_FIELD_NUMBER: _builtins.int
+    OUTPUT_NANO_USD_FIELD_NUMBER: _builtins.int
+    THINKING_NANO_USD_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPT_NANO_USD_FIELD_NUMBER: _builtins.int
+    CACHE_CREATION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_CREATION_NANO_USD_FIELD_NUMBER: _builtins.int
+    CACHE_STORAGE_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
+    CACHE_STORAGE_NANO_USD_FIELD_NUMBER: _builtins.int
+    TOTAL_NANO_USD_FIELD_NUMBER: _builtins.int
+    UNCACHED_NANO_USD_FIELD_NUMBER: _builtins.int
+    UNPRICED_TOKENS_FIELD_NUMBER: _builtins.int
+    UNPRICED_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
+    STORAGE_UNTIL_EXPIRY_NANO_USD_FIELD_NUMBER: _builtins.int
+    PRICE_DATE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    fresh_input_tokens: _builtins.int
+    """Input that came from no cache, of attempts that gave a result."""
+    cached_input_tokens: _builtins.int
+    """Input from a cache, of attempts that gave a result."""
+    output_tokens: _builtins.int
+    """Output without thinking, of attempts that gave a result."""
+    thinking_tokens: _builtins.int
+    """Thinking, of attempts that gave a result."""
+    failed_attempt_tokens: _builtins.int
+    """All tokens of attempts that gave no result."""
+    fresh_input_nano_usd: _builtins.int
+    """Cost of `fresh_input_tokens`, as far as prices are known; likewise the four that follow."""
+    cached_input_nano_usd: _builtins.int
+    """Cost of `cached_input_tokens`."""
+    output_nano_usd: _builtins.int
+    """Cost of `output_tokens`."""
+    thinking_nano_usd: _builtins.int
+    """Cost of `thinking_tokens`."""
+    failed_attempt_nano_usd: _builtins.int
+    """Cost of `failed_attempt_tokens`."""
+    cache_creation_tokens: _builtins.int
+    """The batch's share of tokens that were read to create context caches; 0 on an item's receipt, as what follows on
+    caches. No share is kept of caches that cost nothing, such as local ones.
+    """
+    cache_creation_nano_usd: _builtins.int
+    """Cost of `cache_creation_tokens`."""
+    cache_storage_token_seconds: _builtins.int
+    """The batch's share of tokens times seconds in context caches."""
+    cache_storage_nano_usd: _builtins.int
+    """Cost of `cache_storage_token_seconds`."""
+    total_nano_usd: _builtins.int
+    """The sum of all costs above. Absent when the price of any part is not known."""
+    uncached_nano_usd: _builtins.int
+    """What the same calls would have cost without any cache: all input fresh, nothing created, nothing stored. Absent
+    when the price of any part is not known.
+    """
+    unpriced_tokens: _builtins.int
+    """Tokens whose price is not known."""
+    unpriced_token_seconds: _builtins.int
+    """Storage whose price is not known, in tokens times seconds."""
+    storage_until_expiry_nano_usd: _builtins.int
+    """In no total: what the batch's context caches will still cost until they expire, unless somebody deletes them."""
+    price_date: _builtins.str
+    """Day of the price table, as `YYYY-MM-DD`, the oldest of several. Empty when no strategy has prices."""
+    @_builtins.property
+    def advice(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For people: what would be cheaper. On a batch's receipt only."""
+
+    def __init__(
+        self,
+        *,
+        fresh_input_tokens: _builtins.int = ...,
+        cached_input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        thinking_tokens: _builtins.int = ...,
+        failed_attempt_tokens: _builtins.int = ...,
+        fresh_input_nano_usd: _builtins.int = ...,
+        cached_input_nano_usd: _builtins.int = ...,
+        output_nano_usd: _builtins.int = ...,
+        thinking_nano_usd: _builtins.int = ...,
+        failed_attempt_nano_usd: _builtins.int = ...,
+        cache_creation_tokens: _builtins.int = ...,
+        cache_creation_nano_usd: _builtins.int = ...,
+        cache_storage_token_seconds: _builtins.int = ...,
+        cache_storage_nano_usd: _builtins.int = ...,
+        total_nano_usd: _builtins.int | None = ...,
+        uncached_nano_usd: _builtins.int | None = ...,
+        unpriced_tokens: _builtins.int = ...,
+        unpriced_token_seconds: _builtins.int = ...,
+        storage_until_expiry_nano_usd: _builtins.int = ...,
+        price_date: _builtins.str = ...,
+        advice: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_nano_usd", b"_total_nano_usd", "_uncached_nano_usd", b"_uncached_nano_usd", "total_nano_usd", b"total_nano_usd", "uncached_nano_usd", b"uncached_nano_usd"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_nano_usd", b"_total_nano_usd", "_uncached_nano_usd", b"_uncached_nano_usd", "advice", b"advice", "cache_creation_nano_usd", b"cache_creation_nano_usd", "cache_creation_tokens", b"cache_creation_tokens", "cache_storage_nano_usd", b"cache_storage_nano_usd", "cache_storage_token_seconds", b"cache_storage_token_seconds", "cached_input_nano_usd", b"cached_input_nano_usd", "cached_input_tokens", b"cached_input_tokens", "failed_attempt_nano_usd", b"failed_attempt_nano_usd", "failed_attempt_tokens", b"failed_attempt_tokens", "fresh_input_nano_usd", b"fresh_input_nano_usd", "fresh_input_tokens", b"fresh_input_tokens", "output_nano_usd", b"output_nano_usd", "output_tokens", b"output_tokens", "price_date", b"price_date", "storage_until_expiry_nano_usd", b"storage_until_expiry_nano_usd", "thinking_nano_usd", b"thinking_nano_usd", "thinking_tokens", b"thinking_tokens", "total_nano_usd", b"total_nano_usd", "uncached_nano_usd", b"uncached_nano_usd", "unpriced_token_seconds", b"unpriced_token_seconds", "unpriced_tokens", b"unpriced_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__total_nano_usd: _TypeAlias = _typing.Literal["total_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__total_nano_usd: _TypeAlias = _typing.Literal["_total_nano_usd", b"_total_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__uncached_nano_usd: _TypeAlias = _typing.Literal["uncached_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__uncached_nano_usd: _TypeAlias = _typing.Literal["_uncached_nano_usd", b"_uncached_nano_usd"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_nano_usd) -> _WhichOneofReturnType__total_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uncached_nano_usd) -> _WhichOneofReturnType__uncached_nano_usd | None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015

@@ -100,7 +100,8 @@ class BatchStream:
             if not self._half_closed:
                 raise draining()
             elapsed = self._loop.time() - self._opened_at
-            totals = mapping.batch_result_message(self._opened.batch_id, self._session.totals, elapsed)
+            session = self._session
+            totals = mapping.batch_result_message(self._opened.batch_id, session.totals, session.settle(), elapsed)
             await self._context.write(_Response(batch_result=totals))
         except BaseExceptionGroup as group_error:
             # One task failed and took the others with it: its error is the stream's.

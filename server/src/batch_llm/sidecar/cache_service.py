@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from batch_llm.caching import DEFAULT_RENEWAL_BUFFER_SECONDS, CacheRecord, CacheRegistry, ContextCache, cache_state
+from batch_llm.caching import (
+    DEFAULT_RENEWAL_BUFFER_SECONDS,
+    CacheRecord,
+    CacheRefusedError,
+    CacheRegistry,
+    CacheState,
+    ContextCache,
+    cache_state,
+)
 from batch_llm.model import BatchLLMError, ErrorReason
 from batchllm.v1 import cache_lifecycle_service_pb2 as pb
 from batchllm.v1 import cache_lifecycle_service_pb2_grpc
@@ -40,7 +48,10 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
         """See cache_lifecycle_service.proto."""
 
         async def call(cache: ContextCache) -> pb.CreateOrReuseResponse:
-            record, reused = await cache.create_or_reuse(_ttl(request))
+            try:
+                record, reused = await cache.create_or_reuse(_ttl(request))
+            except CacheRefusedError as refused:
+                return pb.CreateOrReuseResponse(cache=mapping.uncached_message(cache, refused))
             return pb.CreateOrReuseResponse(cache=_message(request.strategy, cache, record), reused=reused)
 
         return await self._on_cache(request.strategy, context, call, prepare=True)
@@ -58,7 +69,11 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
         """See cache_lifecycle_service.proto."""
 
         async def call(cache: ContextCache) -> pb.DeleteResponse:
-            return pb.DeleteResponse(deleted=await cache.delete())
+            record = await cache.delete()
+            if record is None:
+                return pb.DeleteResponse()
+            gone = mapping.cache_message(record, request.strategy, CacheState.DELETED)
+            return pb.DeleteResponse(deleted=True, cache=gone)
 
         return await self._on_cache(request.strategy, context, call)
 
@@ -66,6 +81,8 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
         """See cache_lifecycle_service.proto."""
 
         async def call(cache: ContextCache) -> pb.GetCacheResponse:
+            if cache.refused is not None:
+                return pb.GetCacheResponse(cache=mapping.uncached_message(cache, cache.refused))
             record = cache.record
             if record is None:
                 raise BatchLLMError(
@@ -79,17 +96,20 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
     async def ListCaches(self, request: pb.ListCachesRequest, context: Any) -> pb.ListCachesResponse:
         """See cache_lifecycle_service.proto."""
         now = self._clock()
-        buffers = {entry.name: entry.spec.cache_renewal_buffer_seconds for entry in self._catalogue.list()}
-        return pb.ListCachesResponse(
-            caches=[
-                mapping.cache_message(
-                    record,
-                    record.strategy,
-                    cache_state(record, now, buffers.get(record.strategy, DEFAULT_RENEWAL_BUFFER_SECONDS)),
-                )
-                for record in self._registry.list()
-            ]
-        )
+        entries = self._catalogue.list()
+        buffers = {entry.name: entry.spec.cache_renewal_buffer_seconds for entry in entries}
+        caches = [
+            mapping.cache_message(
+                record,
+                record.strategy,
+                cache_state(record, now, buffers.get(record.strategy, DEFAULT_RENEWAL_BUFFER_SECONDS)),
+            )
+            for record in self._registry.list()
+        ]
+        for cache in (entry.shared.strategy.context_cache for entry in entries):
+            if cache is not None and cache.refused is not None:
+                caches.append(mapping.uncached_message(cache, cache.refused))
+        return pb.ListCachesResponse(caches=caches)
 
     async def _on_cache(
         self, strategy: str, context: Any, call: Callable[[ContextCache], Awaitable[T]], *, prepare: bool = False

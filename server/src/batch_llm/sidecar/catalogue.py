@@ -14,7 +14,9 @@ from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.shared import SharedStrategy
 
 from .providers import Providers
-from .settings import StrategySpec, check_name, explain
+from .settings import ConfigError, StrategySpec, check_name, explain
+
+_FIELD_ENDS = re.compile(r"[^\w.]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,16 @@ class Catalogue:
         self._entries: dict[str, Entry] = {}
 
     def declare(self, specs: Mapping[str, StrategySpec]) -> None:
-        """Add the strategies of the operator's file."""
+        """Add the strategies of the operator's file.
+
+        Raises:
+            ConfigError: one cannot be made; names it.
+        """
         for name, spec in specs.items():
-            self._add(name, spec, from_file=True)
+            try:
+                self._add(name, spec, from_file=True)
+            except BatchLLMError as error:
+                raise ConfigError(f"strategies.{name}.{error}") from None
 
     def register(self, name: str, fields: Mapping[str, object]) -> tuple[Entry, bool]:
         """Add a strategy; False if it was there with this very spec.
@@ -129,13 +138,12 @@ class Catalogue:
         await asyncio.gather(*(_release(entry) for entry in entries))
 
     def _add(self, name: str, spec: StrategySpec, *, from_file: bool) -> Entry:
-        entry = Entry(
-            name,
-            spec,
-            self._providers.build(name, spec),
-            self._providers.kind(spec.provider),
-            from_file,
-        )
+        try:
+            shared = self._providers.build(name, spec)
+        except ValueError as error:  # what the strategy alone can see
+            field = _FIELD_ENDS.split(str(error), maxsplit=1)[0]
+            raise BatchLLMError(str(error), reason=ErrorReason.INVALID_FIELD, metadata={"field": field}) from None
+        entry = Entry(name, spec, shared, self._providers.kind(spec.provider), from_file)
         entry.shared.lease()
         self._entries[name] = entry
         return entry
@@ -148,7 +156,7 @@ def _checked(name: str, fields: Mapping[str, object]) -> StrategySpec:
     except ValidationError as error:
         problems = explain(error)
         # Every line begins with its key; where several keys are at odds, with one of them.
-        field = re.split(r"[^\w.]", problems, maxsplit=1)[0]
+        field = _FIELD_ENDS.split(problems, maxsplit=1)[0]
     except ValueError as error:
         problems, field = f"name: {error}", "name"
     raise BatchLLMError(problems, reason=ErrorReason.INVALID_FIELD, metadata={"field": field})

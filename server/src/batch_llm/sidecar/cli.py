@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from batch_llm._version import __version__
+from batch_llm.emulator import cli as emulator_cli
 
 from .settings import ConfigError, ServerSettings, Settings, explain, load
 
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(settings_table())
         return 0
+    if options.command == "emulate-gemini":
+        return emulator_cli.run(options)
     try:
         settings = _settings(options)
         if options.command == "check-config":
@@ -74,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
         help="list every key of the configuration file",
         description="List every key of the configuration file with its default and what it does, in Markdown.",
     )
+    emulate = commands.add_parser(
+        "emulate-gemini",
+        help="emulate Gemini's REST API for development and tests",
+        description="Emulate the REST API of Gemini, on the paths of the Developer API and of Vertex AI, until SIGTERM "
+        "or Ctrl-C. It needs no key, keeps everything in memory, and is steered over HTTP: docs/emulator.md.",
+    )
+    emulator_cli.add_arguments(emulate)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -12,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from batch_llm.caching import CacheRecord, CacheState
-from batch_llm.model import AnyResult, BatchTotals, ErrorReason, effective_input_tokens
+from batch_llm.caching import CacheRecord, CacheRefusedError, CacheState, ContextCache
+from batch_llm.model import AnyResult, BatchTotals, ErrorReason, Receipt, effective_input_tokens
 from batch_llm.processor import BatchSession
 from batchllm.v1 import batch_service_pb2 as pb_batch
 from batchllm.v1 import cache_lifecycle_service_pb2, errors_pb2, strategy_service_pb2, work_pb2
@@ -86,6 +87,8 @@ def _result_message(result: AnyResult) -> work_pb2.WorkItemResult:
         model=clean(result.model),
         context=result.context or b"",
     )
+    if result.bill is not None:
+        message.receipt.CopyFrom(receipt_message(result.bill))
     if result.success:
         output = message.output
         output.text = clean(output_text(result.output))
@@ -123,8 +126,37 @@ def output_text(output: Any) -> str:
     return str(output)
 
 
-def batch_result_message(batch_id: str, totals: BatchTotals, elapsed_seconds: float) -> work_pb2.BatchResult:
-    """The totals of a batch."""
+def receipt_message(receipt: Receipt) -> work_pb2.Receipt:
+    """A receipt."""
+    return work_pb2.Receipt(
+        fresh_input_tokens=receipt.fresh_input_tokens,
+        cached_input_tokens=receipt.cached_input_tokens,
+        output_tokens=receipt.output_tokens,
+        thinking_tokens=receipt.thinking_tokens,
+        failed_attempt_tokens=receipt.failed_attempt_tokens,
+        fresh_input_nano_usd=receipt.fresh_input_nano_usd,
+        cached_input_nano_usd=receipt.cached_input_nano_usd,
+        output_nano_usd=receipt.output_nano_usd,
+        thinking_nano_usd=receipt.thinking_nano_usd,
+        failed_attempt_nano_usd=receipt.failed_attempt_nano_usd,
+        cache_creation_tokens=receipt.cache_creation_tokens,
+        cache_creation_nano_usd=receipt.cache_creation_nano_usd,
+        cache_storage_token_seconds=receipt.cache_storage_token_seconds,
+        cache_storage_nano_usd=receipt.cache_storage_nano_usd,
+        total_nano_usd=receipt.total_nano_usd,
+        uncached_nano_usd=receipt.uncached_nano_usd,
+        unpriced_tokens=receipt.unpriced_tokens,
+        unpriced_token_seconds=receipt.unpriced_token_seconds,
+        storage_until_expiry_nano_usd=receipt.storage_until_expiry_nano_usd,
+        price_date=receipt.price_date.isoformat() if receipt.price_date is not None else "",
+        advice=[clean(advice) for advice in receipt.advice],
+    )
+
+
+def batch_result_message(
+    batch_id: str, totals: BatchTotals, receipt: Receipt, elapsed_seconds: float
+) -> work_pb2.BatchResult:
+    """The totals of a batch and its receipt, context caches included."""
     return work_pb2.BatchResult(
         batch_id=batch_id,
         total_items=totals.total_items,
@@ -137,6 +169,7 @@ def batch_result_message(batch_id: str, totals: BatchTotals, elapsed_seconds: fl
         effective_input_tokens=totals.effective_input_tokens(),
         elapsed=duration(elapsed_seconds),
         failures_by_reason=totals.failures_by_reason,
+        receipt=receipt_message(receipt),
     )
 
 
@@ -168,11 +201,14 @@ def spec_fields(spec: strategy_service_pb2.StrategySpec) -> dict[str, Any]:
     )
     generation = _given(
         spec.generation,
-        optionals=("temperature", "max_output_tokens", "top_p", "top_k", "seed"),
-        numbers=("grammar",),
+        optionals=("temperature", "max_output_tokens", "top_p", "top_k", "seed", "thinking_budget"),
+        numbers=("grammar", "thinking_level"),
     )
-    if spec.generation.stop_sequences:
-        generation["stop_sequences"] = tuple(spec.generation.stop_sequences)
+    for name in ("stop_sequences", "tools"):
+        if given := tuple(getattr(spec.generation, name)):
+            generation[name] = given
+    if spec.generation.safety_settings:
+        generation["safety_settings"] = dict(spec.generation.safety_settings)
     fields = _given(
         spec,
         numbers=("model", "system_instruction", "max_concurrency", "output_json_schema"),
@@ -214,7 +250,8 @@ def strategy_message(entry: Entry) -> strategy_service_pb2.Strategy:
     """A registered strategy, its defaults filled in."""
     spec = entry.spec
     policy = spec.cache_policy()
-    given = {key: value for key, value in spec.generation if value is not None}
+    given = {key: value for key, value in spec.generation if value is not None and key != "tools"}
+    given["tools"] = [json.dumps(tool, sort_keys=True) for tool in spec.generation.tools]
     return strategy_service_pb2.Strategy(
         spec=strategy_service_pb2.StrategySpec(
             name=entry.name,
@@ -249,12 +286,24 @@ def strategy_message(entry: Entry) -> strategy_service_pb2.Strategy:
     )
 
 
+def uncached_message(cache: ContextCache, refused: CacheRefusedError) -> cache_lifecycle_service_pb2.Cache:
+    """A context cache that its provider will not make."""
+    return cache_lifecycle_service_pb2.Cache(
+        strategy=cache.strategy,
+        provider=cache.provider.partition("@")[0],
+        model=cache.model,
+        fingerprint=cache.fingerprint,
+        state=_CACHE_STATES[refused.state],
+        message=str(refused),
+    )
+
+
 def cache_message(record: CacheRecord, strategy: str, state: CacheState) -> cache_lifecycle_service_pb2.Cache:
     """A context cache."""
     return cache_lifecycle_service_pb2.Cache(
         name=record.name,
         strategy=strategy,
-        provider=record.provider,
+        provider=record.provider_name,
         model=record.model,
         fingerprint=record.fingerprint,
         create_time=timestamp(record.create_time),

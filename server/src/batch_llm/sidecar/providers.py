@@ -12,6 +12,7 @@ from batch_llm.quota import QuotaLimits, QuotaScope
 from batch_llm.shared import AnyStrategy, SharedStrategy
 
 from .settings import (
+    GeminiProvider,
     LocalProvider,
     OpenAIProvider,
     Provider,
@@ -23,6 +24,7 @@ from .settings import (
 )
 
 if TYPE_CHECKING:
+    from batch_llm.strategies.gemini.connection import Connection
     from batch_llm.strategies.local import LocalModel
     from batch_llm.strategies.simulated import HiddenLimits
 
@@ -43,6 +45,7 @@ class Providers:
         self._scopes: dict[tuple[str, str], QuotaScope] = {}
         self._models: dict[str, LocalModel] = {}
         self._hidden: dict[str, HiddenLimits] = {}
+        self._connections: dict[str, Connection] = {}
 
     def kind(self, name: str) -> str:
         """The kind of a provider."""
@@ -65,6 +68,8 @@ class Providers:
                 strategy = self._simulated(name, spec, settings)
             case LocalProvider() as settings:
                 strategy = self._local(name, spec, settings)
+            case GeminiProvider() as settings:
+                strategy = self._gemini(name, spec, settings)
             case OpenAIProvider() as settings:
                 strategy = _openai(spec, settings)
             case PythonProvider() as settings:
@@ -94,6 +99,10 @@ class Providers:
             from batch_llm.strategies.simulated import MODEL
 
             model = model or MODEL
+        if isinstance(provider, GeminiProvider):
+            from batch_llm.strategies.gemini.requests import bare
+
+            model = bare(model)
         key = (spec.provider, model)
         if key not in self._scopes:
             self._scopes[key] = QuotaScope(f"{spec.provider}/{model}", limits, pauses)
@@ -132,6 +141,53 @@ class Providers:
             registry=self._registry,
             provider=spec.provider,
             hidden_limits=self._hidden_limits(spec.provider, settings),
+        )
+
+    def _gemini(self, name: str, spec: StrategySpec, settings: GeminiProvider) -> AnyStrategy:
+        from batch_llm.strategies.gemini.connection import Connection
+        from batch_llm.strategies.gemini.requests import settings_of
+        from batch_llm.strategies.gemini.strategy import GeminiCachedStrategy, GeminiStrategy
+
+        connection = self._connections.get(spec.provider)
+        if connection is None:
+            concurrency = settings.max_concurrency
+            connection = self._connections[spec.provider] = Connection(
+                api_key=settings.api_key(),
+                project=settings.project,
+                location=settings.location,
+                base_url=settings.base_url,
+                max_connections=concurrency if isinstance(concurrency, int) else None,
+            )
+        generation = spec.generation
+        config = settings_of(
+            system_instruction=spec.system_instruction,
+            temperature=generation.temperature,
+            max_output_tokens=generation.max_output_tokens,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            seed=generation.seed,
+            stop_sequences=generation.stop_sequences,
+            output_json_schema=spec.output_json_schema,
+            thinking_budget=generation.thinking_budget,
+            thinking_level=generation.thinking_level or None,
+            safety_settings=generation.safety_settings,
+            tools=generation.tools,
+        )
+        if not spec.cached_content:
+            return GeminiStrategy(spec.model, connection, config=config)
+        return GeminiCachedStrategy(
+            spec.model,
+            connection,
+            None,
+            spec.cached_content,
+            spec.cache_ttl_seconds,
+            spec.cache_renewal_buffer_seconds,
+            spec.auto_renew,
+            config,
+            spec.cache_tags,
+            registry=self._registry,
+            provider=spec.provider,
+            name=name,
         )
 
     def _local(self, name: str, spec: StrategySpec, settings: LocalProvider) -> AnyStrategy:
@@ -204,7 +260,7 @@ def _facts(name: str, spec: StrategySpec) -> dict[str, Any]:
         "model": spec.model,
         "system_instruction": spec.system_instruction,
         "cached_content": spec.cached_content,
-        "generation": {key: value for key, value in spec.generation if value not in {None, (), ""}},
+        "generation": {key: value for key, value in spec.generation if value not in (None, (), "", {})},
         "output_json_schema": spec.output_json_schema,
     }
 

@@ -30,7 +30,7 @@ from .batch_service import BatchServicer
 from .cache_service import CacheServicer
 from .catalogue import Catalogue
 from .providers import Providers
-from .settings import ConfigError, Settings
+from .settings import ConfigError, GeminiProvider, Settings
 from .strategy_service import StrategyServicer
 
 logger = logging.getLogger("batch_llm")
@@ -184,12 +184,24 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     await sidecar.start()
+    if any(isinstance(provider, GeminiProvider) for provider in settings.providers.values()):
+        _tell_sdk()
     health_note = f"; health alone on {sidecar.health_address}" if sidecar.health_address else ""
     logger.info("serving on %s%s", ", ".join(sidecar.addresses), health_note)
     await stop.wait()
     await sidecar.drain()
     logger.info("stopped")
     return 0
+
+
+def _tell_sdk() -> None:
+    """Say which google-genai is there, without importing it."""
+    from batch_llm.strategies.gemini.sdk import sdk_version
+
+    if (version := sdk_version()) is None:
+        logger.warning("google-genai is not installed, Gemini strategies will fail; pip install 'batch-llm[gemini]'")
+    else:
+        logger.info("google-genai %s", version)
 
 
 def _make_state_dir(path: Path) -> Path:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from .settings import (
     CooldownSettings,
+    GeminiProvider,
     GenerationSettings,
     LocalProvider,
     OpenAIProvider,
@@ -26,6 +27,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[server]", ServerSettings),
     ('[providers.NAME] with kind = "simulated"', SimulatedProvider),
     ('[providers.NAME] with kind = "local"', LocalProvider),
+    ('[providers.NAME] with kind = "gemini"', GeminiProvider),
     ('[providers.NAME] with kind = "openai"', OpenAIProvider),
     ('[providers.NAME] with kind = "python"', PythonProvider),
     ("[providers.NAME.rate_limit]", CooldownSettings),
