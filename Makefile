@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml server/pyproject.toml client_py/pyproject.toml constrai
 	  else echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 2; fi; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt 'pip>=25.1'
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local,openai,pydantic-ai]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local,openai,gemini,emulator,pydantic-ai]'
 	@touch $@
 
 .PHONY: setup
@@ -61,6 +61,44 @@ define test_client_with
 	.run/client-$(1)/bin/python -m pytest -q tests/unit/client
 endef
 
+# Versions of google-genai that users have: the last before 1.46, that, the last of 2, and the one that is pinned.
+GENAI_VERSIONS := 1.45.0 1.46.0 2.34.0 $(shell sed -n 's/^google-genai==//p' constraints.txt)
+GENAI_CELLS := $(foreach version,$(GENAI_VERSIONS),genai-$(version) genai-$(version)-aiohttp)
+GENAI_TESTS := $(wildcard tests/unit/engine/test_gemini*.py tests/integration/test_gemini*.py)
+
+.PHONY: test-genai-matrix $(GENAI_CELLS)
+test-genai-matrix: ## Test Gemini with old and new versions of google-genai, with and without aiohttp
+	@$(MAKE) --no-print-directory -j 2 $(GENAI_CELLS)
+
+$(filter-out %-aiohttp,$(GENAI_CELLS)): %: .run/%/.installed
+	$(call test_genai_with,$*,,no aiohttp)
+$(filter %-aiohttp,$(GENAI_CELLS)): %-aiohttp: .run/%/.installed .run/genai-aiohttp/.installed
+	$(call test_genai_with,$*,.run/genai-aiohttp,aiohttp)
+
+$(GENAI_VERSIONS:%=.run/genai-%/.installed): .run/genai-%/.installed: server/pyproject.toml client_py/pyproject.toml
+	@$(PYTHON) -m venv .run/genai-$*
+	@.run/genai-$*/bin/pip install -q --disable-pip-version-check --no-compile google-genai==$* 'genai-prices>=0.2.3,<0.3' \
+	  'pytest>=9,<10' 'pytest-asyncio>=1.3,<2' 'pytest-timeout>=2.4,<3' -e ./client_py -e './server[emulator]'
+	@awk '/BEGIN CERT/ { n++ } n == 1' "$$(.run/genai-$*/bin/python -m certifi)" > .run/genai-$*/one.pem
+	@touch $@
+
+# The SDK changes its transport where aiohttp can be imported, so it is added to a version's environment by path.
+.run/genai-aiohttp/.installed: .run/genai-$(firstword $(GENAI_VERSIONS))/.installed
+	@$(<D)/bin/pip install -q --disable-pip-version-check --no-compile --target $(@D) 'aiohttp>=3.14,<4'
+	@touch $@
+
+# What the SDK does that its own dependencies have come to discourage.
+GENAI_WARNINGS := -W ignore::pydantic.warnings.PydanticDeprecatedSince212 \
+  -W 'ignore:Inheritance class AiohttpClientSession from ClientSession is discouraged:DeprecationWarning'
+
+# Every client reads all of certifi's certificates, a third of the time that this takes; plain HTTP needs none.
+# $(1): name of the environment, $(2): what else can be imported, $(3): what that is
+define test_genai_with
+	@if PYTHONPATH=$(2) SSL_CERT_FILE=.run/$(1)/one.pem .run/$(1)/bin/python -m pytest -q $(GENAI_WARNINGS) \
+	    $(GENAI_TESTS) > .run/$@.log 2>&1; \
+	  then echo "google-$(1), $(3): $$(tail -n 1 .run/$@.log)"; else cat .run/$@.log; exit 1; fi
+endef
+
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, layers and the protocol
 	$(BIN)/ruff check .
@@ -78,6 +116,7 @@ format: $(STAMP) ## Put the code into shape
 .PHONY: bench
 bench: $(STAMP) ## Measure speed, start and memory
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.gemini
 	$(PYTHON) -m venv .run/peer
 	.run/peer/bin/pip install -q --disable-pip-version-check async-batch-llm==0.28.0
 	$(BIN)/python -m tests.bench.engine --peer .run/peer/bin/python
