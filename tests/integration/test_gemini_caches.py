@@ -98,6 +98,18 @@ async def test_a_cache_that_is_deleted_behind_our_back_is_made_anew_once(
     assert 1 <= gemini_emulator.count("generate", status=403) <= 10  # those that were under way before the first told
 
 
+async def test_a_cache_that_is_listed_but_cannot_be_used_is_not_taken_again(
+    client: Any, gemini_emulator: GeminiEmulator, watch: Watch
+) -> None:
+    strategy = cached(client, watch)
+    record, _ = await strategy.context_cache.create_or_reuse()
+    gone = "CachedContent not found (or permission denied)"
+    gemini_emulator.fail(403, message=gone, kind="generate", contains=record.name, times=None)
+    all_first_time(await run_once(strategy, 10), 10)
+    assert counts(gemini_emulator, status=200) == {"list": 2, "create": 2, "generate": 10}
+    assert [cache["state"] for cache in gemini_emulator.caches()] == ["ACTIVE"] * 2
+
+
 async def test_an_item_whose_caches_all_vanish_fails_in_the_end(
     client: Any, gemini_emulator: GeminiEmulator, watch: Watch
 ) -> None:

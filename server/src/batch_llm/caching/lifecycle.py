@@ -77,6 +77,7 @@ class ContextCache:
         self._clock = clock
         self._flights: set[Flight[Any]] = set()
         self._last_seen: CacheRecord | None = None
+        self._struck = ""
         self._gone_by_delete = False
         self._told_of = ""
 
@@ -305,7 +306,9 @@ class ContextCache:
     async def _find(self) -> CacheRecord | None:
         """Adopt a cache that the provider has and the registry does not know, if it has enough life left."""
         for found in await self._backend.find_caches(self.fingerprint):
-            if found.expire_time - self._clock() > self.policy.renewal_buffer_seconds:
+            # A provider may go on listing one that it does not know any more, or does not let us use.
+            enough = found.expire_time - self._clock() > self.policy.renewal_buffer_seconds
+            if enough and found.name != self._struck:
                 return self._record(found, accounted_until=self._clock())
         return None
 
@@ -419,6 +422,7 @@ class ContextCache:
     def _strike(self, record: CacheRecord) -> None:
         """Forget a cache that its provider has no more."""
         self._forget(record)
+        self._struck = record.name
         # Without auto_renew an expired cache is an error, and so is one that is gone.
         self._last_seen = replace(record, expire_time=self._clock())
 
