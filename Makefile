@@ -64,7 +64,8 @@ endef
 # Versions of google-genai that users have: the last before 1.46, that, the last of 2, and the one that is pinned.
 GENAI_VERSIONS := 1.45.0 1.46.0 2.34.0 $(shell sed -n 's/^google-genai==//p' constraints.txt)
 GENAI_CELLS := $(foreach version,$(GENAI_VERSIONS),genai-$(version) genai-$(version)-aiohttp)
-GENAI_TESTS := $(wildcard tests/unit/engine/test_gemini*.py tests/integration/test_gemini*.py)
+# The examples start a process each, and show nothing of a version that the others do not.
+GENAI_TESTS := $(filter-out %_examples.py,$(wildcard tests/unit/engine/test_gemini*.py tests/integration/test_gemini*.py))
 
 .PHONY: test-genai-matrix $(GENAI_CELLS)
 test-genai-matrix: ## Test Gemini with old and new versions of google-genai, with and without aiohttp
@@ -73,12 +74,12 @@ test-genai-matrix: ## Test Gemini with old and new versions of google-genai, wit
 $(filter-out %-aiohttp,$(GENAI_CELLS)): %: .run/%/.installed
 	$(call test_genai_with,$*,,no aiohttp)
 $(filter %-aiohttp,$(GENAI_CELLS)): %-aiohttp: .run/%/.installed .run/genai-aiohttp/.installed
-	$(call test_genai_with,$*,.run/genai-aiohttp,aiohttp)
+	$(call test_genai_with,$*,$(CURDIR)/.run/genai-aiohttp,aiohttp)
 
 $(GENAI_VERSIONS:%=.run/genai-%/.installed): .run/genai-%/.installed: server/pyproject.toml client_py/pyproject.toml
 	@$(PYTHON) -m venv .run/genai-$*
 	@.run/genai-$*/bin/pip install -q --disable-pip-version-check --no-compile google-genai==$* 'genai-prices>=0.2.3,<0.3' \
-	  'pytest>=9,<10' 'pytest-asyncio>=1.3,<2' 'pytest-timeout>=2.4,<3' -e ./client_py -e './server[emulator]'
+	  'pytest>=9,<10' 'pytest-asyncio>=1.3,<2' 'pytest-timeout>=2.4,<3' -e './client_py[cli]' -e './server[emulator]'
 	@awk '/BEGIN CERT/ { n++ } n == 1' "$$(.run/genai-$*/bin/python -m certifi)" > .run/genai-$*/one.pem
 	@touch $@
 
@@ -94,7 +95,7 @@ GENAI_WARNINGS := -W ignore::pydantic.warnings.PydanticDeprecatedSince212 \
 # Every client reads all of certifi's certificates, a third of the time that this takes; plain HTTP needs none.
 # $(1): name of the environment, $(2): what else can be imported, $(3): what that is
 define test_genai_with
-	@if PYTHONPATH=$(2) SSL_CERT_FILE=.run/$(1)/one.pem .run/$(1)/bin/python -m pytest -q $(GENAI_WARNINGS) \
+	@if PYTHONPATH=$(2) SSL_CERT_FILE=$(CURDIR)/.run/$(1)/one.pem .run/$(1)/bin/python -m pytest -q $(GENAI_WARNINGS) \
 	    $(GENAI_TESTS) > .run/$@.log 2>&1; \
 	  then echo "google-$(1), $(3): $$(tail -n 1 .run/$@.log)"; else cat .run/$@.log; exit 1; fi
 endef

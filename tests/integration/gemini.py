@@ -125,7 +125,7 @@ def all_first_time(result: BatchResult[Any, Any], items: int) -> None:
 
 async def arrived(emulator: GeminiEmulator, kind: str, count: int = 1) -> None:
     """Wait until so many requests of a kind have come."""
-    await asyncio.to_thread(emulator.wait_for, kind, count)
+    await asyncio.to_thread(emulator.wait_for, kind, count, 60)
 
 
 def record_of(strategy: GeminiCachedStrategy[Any]) -> CacheRecord:

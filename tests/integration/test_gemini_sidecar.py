@@ -113,7 +113,7 @@ def test_two_sidecars_with_one_state_share_a_cache(
     held = gemini_emulator.hold(kind="create")
     with ThreadPoolExecutor() as pool, BatchClient(sidecars[0].target) as one, BatchClient(sidecars[1].target) as two:
         batches = [pool.submit(run, client, "triage") for client in (one, two)]
-        gemini_emulator.wait_for("create")
+        gemini_emulator.wait_for("create", timeout=60)
         gemini_emulator.release(held)
         for batch in batches:
             all_first_time(batch.result())
@@ -149,7 +149,7 @@ def test_a_sidecar_that_is_killed_before_it_knew_its_cache_leaves_no_orphan(
     killed = serve(start, gemini_emulator, key=key, triage="")
     with BatchClient(killed.target) as client, ThreadPoolExecutor() as pool:
         batch = pool.submit(run, client, "triage")
-        gemini_emulator.wait_for("list", 2)
+        gemini_emulator.wait_for("list", 2, timeout=60)
         killed.stop(signal.SIGKILL)
         with pytest.raises(BatchLLMClientError):
             batch.result()
@@ -169,7 +169,7 @@ def test_a_cache_that_expires_under_ten_calls_is_made_anew_once(
     held = gemini_emulator.hold(kind="generate")
     with ThreadPoolExecutor() as pool:
         batch = pool.submit(run, client, strategy)
-        gemini_emulator.wait_for("generate", 10)
+        gemini_emulator.wait_for("generate", 10, timeout=60)
         gemini_emulator.advance(3600)
         gemini_emulator.release(held)
         all_first_time(batch.result())
@@ -203,7 +203,7 @@ def test_the_life_of_a_cache(
     assert created.fingerprint == gemini_emulator.caches()[0]["displayName"]
     assert client.create_or_reuse_cache(strategy, ttl=900) == (created, True)
     all_first_time(run(client, strategy))  # and it is renewed meanwhile, since less than 300 s are left
-    gemini_emulator.wait_for("update")
+    gemini_emulator.wait_for("update", timeout=60)
     renewed, recreated = client.renew_cache(strategy, ttl=900)
     assert (renewed.name, renewed.state, recreated) == (created.name, pb.CACHE_STATE_ACTIVE, False)
     assert client.get_cache(strategy) == renewed
