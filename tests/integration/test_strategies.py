@@ -50,7 +50,7 @@ def test_registering_again_is_free_and_another_spec_is_refused(client: BatchClie
         ({"cache_ttl_seconds": 0.5}, "cache_ttl_seconds"),
         ({"cached_content": ["  "]}, "cached_content"),
         ({"retry": {"max_attempts": -1}}, "retry.max_attempts"),
-        ({"retry": {"initial_wait_seconds": 2, "max_wait_seconds": 1}}, "retry"),
+        ({"retry": {"initial_wait_seconds": 2, "max_wait_seconds": 1}}, "retry.max_wait_seconds"),
         ({"generation": {"temperature": 3}}, "generation.temperature"),
         ({"generation": {"grammar": "root ::= x"}}, "generation.grammar"),
         ({"output_json_schema": "{"}, "output_json_schema"),
