@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from batchllm.v1 import work_pb2 as batchllm_dot_v1_dot_work__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61tchllm/v1/batch_service.proto\x12\x0b\x62\x61tchllm.v1\x1a\x16\x62\x61tchllm/v1/work.proto\x1a\x1egoogle/protobuf/duration.proto\"9\n\x12ProcessItemRequest\x12#\n\x04item\x18\x01 \x01(\x0b\x32\x15.batchllm.v1.WorkItem\"B\n\x13ProcessItemResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.batchllm.v1.WorkItemResult\"o\n\x13ProcessBatchRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.batchllm.v1.OpenBatchH\x00\x12\'\n\x05items\x18\x02 \x01(\x0b\x32\x16.batchllm.v1.WorkItemsH\x00\x42\x07\n\x05\x66rame\"\xdb\x01\n\tOpenBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x03 \x01(\x05\x12.\n\x0cresult_order\x18\x04 \x01(\x0e\x32\x18.batchllm.v1.ResultOrder\x12\x32\n\x06labels\x18\x05 \x03(\x0b\x32\".batchllm.v1.OpenBatch.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\tWorkItems\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.batchllm.v1.WorkItem\"\xde\x01\n\x14ProcessBatchResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.batchllm.v1.BatchOpenedH\x00\x12/\n\x07results\x18\x02 \x01(\x0b\x32\x1c.batchllm.v1.WorkItemResultsH\x00\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1a.batchllm.v1.BatchProgressH\x00\x12\x30\n\x0c\x62\x61tch_result\x18\x04 \x01(\x0b\x32\x18.batchllm.v1.BatchResultH\x00\x42\x07\n\x05\x66rame\"\xad\x01\n\x0b\x42\x61tchOpened\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x03 \x01(\x05\x12.\n\x0cresult_order\x18\x04 \x01(\x0e\x32\x18.batchllm.v1.ResultOrder\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x03\x12\x16\n\x0eserver_version\x18\x06 \x01(\t\"?\n\x0fWorkItemResults\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.batchllm.v1.WorkItemResult\"\xf4\x01\n\rBatchProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x03\x12\x11\n\tin_flight\x18\x03 \x01(\x03\x12\x0f\n\x07waiting\x18\x04 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x05 \x01(\x03\x12\x15\n\routput_tokens\x18\x06 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x07 \x01(\x03\x12*\n\x07\x65lapsed\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x63ooldown\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration*e\n\x0bResultOrder\x12\x1c\n\x18RESULT_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESULT_ORDER_COMPLETION\x10\x01\x12\x1b\n\x17RESULT_ORDER_SUBMISSION\x10\x02\x32\xb9\x01\n\x0c\x42\x61tchService\x12W\n\x0cProcessBatch\x12 .batchllm.v1.ProcessBatchRequest\x1a!.batchllm.v1.ProcessBatchResponse(\x01\x30\x01\x12P\n\x0bProcessItem\x12\x1f.batchllm.v1.ProcessItemRequest\x1a .batchllm.v1.ProcessItemResponseBT\n\x0f\x64\x65v.batchllm.v1P\x01Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61tchllm/v1/batch_service.proto\x12\x0b\x62\x61tchllm.v1\x1a\x16\x62\x61tchllm/v1/work.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x0fGetBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"9\n\x10GetBatchResponse\x12%\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x16.batchllm.v1.BatchInfo\";\n\x12ListBatchesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x13ListBatchesResponse\x12\'\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x16.batchllm.v1.BatchInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12\x43\x61ncelBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"<\n\x13\x43\x61ncelBatchResponse\x12%\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x16.batchllm.v1.BatchInfo\"&\n\x12\x44\x65leteBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteBatchResponse\"\x9f\x03\n\tBatchInfo\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.batchllm.v1.BatchState\x12\x0f\n\x07running\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65tach\x18\x04 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05items\x18\x07 \x01(\x03\x12\x0c\n\x04\x64one\x18\x08 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x03\x12\x15\n\rlast_sequence\x18\n \x01(\x03\x12\x32\n\x06labels\x18\x0b \x03(\x0b\x32\".batchllm.v1.BatchInfo.LabelsEntry\x12.\n\x0c\x62\x61tch_result\x18\x0c \x01(\x0b\x32\x18.batchllm.v1.BatchResult\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x12ProcessItemRequest\x12#\n\x04item\x18\x01 \x01(\x0b\x32\x15.batchllm.v1.WorkItem\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"B\n\x13ProcessItemResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.batchllm.v1.WorkItemResult\"o\n\x13ProcessBatchRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.batchllm.v1.OpenBatchH\x00\x12\'\n\x05items\x18\x02 \x01(\x0b\x32\x16.batchllm.v1.WorkItemsH\x00\x42\x07\n\x05\x66rame\"\x8a\x02\n\tOpenBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x03 \x01(\x05\x12.\n\x0cresult_order\x18\x04 \x01(\x0e\x32\x18.batchllm.v1.ResultOrder\x12\x32\n\x06labels\x18\x05 \x03(\x0b\x32\".batchllm.v1.OpenBatch.LabelsEntry\x12\x1d\n\x15resume_after_sequence\x18\x06 \x01(\x03\x12\x0e\n\x06\x64\x65tach\x18\x07 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\tWorkItems\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.batchllm.v1.WorkItem\"\x8e\x02\n\x14ProcessBatchResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.batchllm.v1.BatchOpenedH\x00\x12/\n\x07results\x18\x02 \x01(\x0b\x32\x1c.batchllm.v1.WorkItemResultsH\x00\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1a.batchllm.v1.BatchProgressH\x00\x12\x30\n\x0c\x62\x61tch_result\x18\x04 \x01(\x0b\x32\x18.batchllm.v1.BatchResultH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\x0b\x32\x1a.batchllm.v1.ItemsAcceptedH\x00\x42\x07\n\x05\x66rame\"0\n\rItemsAccepted\x12\r\n\x05items\x18\x01 \x01(\x03\x12\x10\n\x08received\x18\x02 \x01(\x03\"\xe4\x01\n\x0b\x42\x61tchOpened\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x03 \x01(\x05\x12.\n\x0cresult_order\x18\x04 \x01(\x0e\x32\x18.batchllm.v1.ResultOrder\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x03\x12\x16\n\x0eserver_version\x18\x06 \x01(\t\x12\r\n\x05items\x18\x07 \x01(\x03\x12\x15\n\rlast_sequence\x18\x08 \x01(\x03\x12\x0f\n\x07\x64urable\x18\t \x01(\x08\"?\n\x0fWorkItemResults\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.batchllm.v1.WorkItemResult\"\xf4\x01\n\rBatchProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x03\x12\x11\n\tin_flight\x18\x03 \x01(\x03\x12\x0f\n\x07waiting\x18\x04 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x05 \x01(\x03\x12\x15\n\routput_tokens\x18\x06 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x07 \x01(\x03\x12*\n\x07\x65lapsed\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x63ooldown\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration*\x8c\x01\n\nBatchState\x12\x1b\n\x17\x42\x41TCH_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42\x41TCH_STATE_OPEN\x10\x01\x12\x16\n\x12\x42\x41TCH_STATE_SEALED\x10\x02\x12\x18\n\x14\x42\x41TCH_STATE_FINISHED\x10\x03\x12\x19\n\x15\x42\x41TCH_STATE_CANCELLED\x10\x04*e\n\x0bResultOrder\x12\x1c\n\x18RESULT_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESULT_ORDER_COMPLETION\x10\x01\x12\x1b\n\x17RESULT_ORDER_SUBMISSION\x10\x02\x32\xf8\x03\n\x0c\x42\x61tchService\x12W\n\x0cProcessBatch\x12 .batchllm.v1.ProcessBatchRequest\x1a!.batchllm.v1.ProcessBatchResponse(\x01\x30\x01\x12P\n\x0bProcessItem\x12\x1f.batchllm.v1.ProcessItemRequest\x1a .batchllm.v1.ProcessItemResponse\x12G\n\x08GetBatch\x12\x1c.batchllm.v1.GetBatchRequest\x1a\x1d.batchllm.v1.GetBatchResponse\x12P\n\x0bListBatches\x12\x1f.batchllm.v1.ListBatchesRequest\x1a .batchllm.v1.ListBatchesResponse\x12P\n\x0b\x43\x61ncelBatch\x12\x1f.batchllm.v1.CancelBatchRequest\x1a .batchllm.v1.CancelBatchResponse\x12P\n\x0b\x44\x65leteBatch\x12\x1f.batchllm.v1.DeleteBatchRequest\x1a .batchllm.v1.DeleteBatchResponseBT\n\x0f\x64\x65v.batchllm.v1P\x01Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +35,56 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchllm.v1.batch_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.batchllm.v1P\001Z?github.com/batch-llm/batch-llm/client_go/batchllm/v1;batchllmv1'
+  _globals['_BATCHINFO_LABELSENTRY']._loaded_options = None
+  _globals['_BATCHINFO_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_OPENBATCH_LABELSENTRY']._loaded_options = None
   _globals['_OPENBATCH_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_RESULTORDER']._serialized_start=1330
-  _globals['_RESULTORDER']._serialized_end=1431
-  _globals['_PROCESSITEMREQUEST']._serialized_start=104
-  _globals['_PROCESSITEMREQUEST']._serialized_end=161
-  _globals['_PROCESSITEMRESPONSE']._serialized_start=163
-  _globals['_PROCESSITEMRESPONSE']._serialized_end=229
-  _globals['_PROCESSBATCHREQUEST']._serialized_start=231
-  _globals['_PROCESSBATCHREQUEST']._serialized_end=342
-  _globals['_OPENBATCH']._serialized_start=345
-  _globals['_OPENBATCH']._serialized_end=564
-  _globals['_OPENBATCH_LABELSENTRY']._serialized_start=519
-  _globals['_OPENBATCH_LABELSENTRY']._serialized_end=564
-  _globals['_WORKITEMS']._serialized_start=566
-  _globals['_WORKITEMS']._serialized_end=615
-  _globals['_PROCESSBATCHRESPONSE']._serialized_start=618
-  _globals['_PROCESSBATCHRESPONSE']._serialized_end=840
-  _globals['_BATCHOPENED']._serialized_start=843
-  _globals['_BATCHOPENED']._serialized_end=1016
-  _globals['_WORKITEMRESULTS']._serialized_start=1018
-  _globals['_WORKITEMRESULTS']._serialized_end=1081
-  _globals['_BATCHPROGRESS']._serialized_start=1084
-  _globals['_BATCHPROGRESS']._serialized_end=1328
-  _globals['_BATCHSERVICE']._serialized_start=1434
-  _globals['_BATCHSERVICE']._serialized_end=1619
+  _globals['_BATCHSTATE']._serialized_start=2418
+  _globals['_BATCHSTATE']._serialized_end=2558
+  _globals['_RESULTORDER']._serialized_start=2560
+  _globals['_RESULTORDER']._serialized_end=2661
+  _globals['_GETBATCHREQUEST']._serialized_start=137
+  _globals['_GETBATCHREQUEST']._serialized_end=172
+  _globals['_GETBATCHRESPONSE']._serialized_start=174
+  _globals['_GETBATCHRESPONSE']._serialized_end=231
+  _globals['_LISTBATCHESREQUEST']._serialized_start=233
+  _globals['_LISTBATCHESREQUEST']._serialized_end=292
+  _globals['_LISTBATCHESRESPONSE']._serialized_start=294
+  _globals['_LISTBATCHESRESPONSE']._serialized_end=381
+  _globals['_CANCELBATCHREQUEST']._serialized_start=383
+  _globals['_CANCELBATCHREQUEST']._serialized_end=421
+  _globals['_CANCELBATCHRESPONSE']._serialized_start=423
+  _globals['_CANCELBATCHRESPONSE']._serialized_end=483
+  _globals['_DELETEBATCHREQUEST']._serialized_start=485
+  _globals['_DELETEBATCHREQUEST']._serialized_end=523
+  _globals['_DELETEBATCHRESPONSE']._serialized_start=525
+  _globals['_DELETEBATCHRESPONSE']._serialized_end=546
+  _globals['_BATCHINFO']._serialized_start=549
+  _globals['_BATCHINFO']._serialized_end=964
+  _globals['_BATCHINFO_LABELSENTRY']._serialized_start=919
+  _globals['_BATCHINFO_LABELSENTRY']._serialized_end=964
+  _globals['_PROCESSITEMREQUEST']._serialized_start=966
+  _globals['_PROCESSITEMREQUEST']._serialized_end=1048
+  _globals['_PROCESSITEMRESPONSE']._serialized_start=1050
+  _globals['_PROCESSITEMRESPONSE']._serialized_end=1116
+  _globals['_PROCESSBATCHREQUEST']._serialized_start=1118
+  _globals['_PROCESSBATCHREQUEST']._serialized_end=1229
+  _globals['_OPENBATCH']._serialized_start=1232
+  _globals['_OPENBATCH']._serialized_end=1498
+  _globals['_OPENBATCH_LABELSENTRY']._serialized_start=919
+  _globals['_OPENBATCH_LABELSENTRY']._serialized_end=964
+  _globals['_WORKITEMS']._serialized_start=1500
+  _globals['_WORKITEMS']._serialized_end=1549
+  _globals['_PROCESSBATCHRESPONSE']._serialized_start=1552
+  _globals['_PROCESSBATCHRESPONSE']._serialized_end=1822
+  _globals['_ITEMSACCEPTED']._serialized_start=1824
+  _globals['_ITEMSACCEPTED']._serialized_end=1872
+  _globals['_BATCHOPENED']._serialized_start=1875
+  _globals['_BATCHOPENED']._serialized_end=2103
+  _globals['_WORKITEMRESULTS']._serialized_start=2105
+  _globals['_WORKITEMRESULTS']._serialized_end=2168
+  _globals['_BATCHPROGRESS']._serialized_start=2171
+  _globals['_BATCHPROGRESS']._serialized_end=2415
+  _globals['_BATCHSERVICE']._serialized_start=2664
+  _globals['_BATCHSERVICE']._serialized_end=3168
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -20,6 +21,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BatchState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BatchStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BATCH_STATE_UNSPECIFIED: _BatchState.ValueType  # 0
+    """Never sent."""
+    BATCH_STATE_OPEN: _BatchState.ValueType  # 1
+    """Items may still come."""
+    BATCH_STATE_SEALED: _BatchState.ValueType  # 2
+    """All items are there; some have no result yet."""
+    BATCH_STATE_FINISHED: _BatchState.ValueType  # 3
+    """Every item has its result."""
+    BATCH_STATE_CANCELLED: _BatchState.ValueType  # 4
+    """It was cancelled; every item has its result."""
+
+class BatchState(_BatchState, metaclass=_BatchStateEnumTypeWrapper):
+    """How far a batch is."""
+
+BATCH_STATE_UNSPECIFIED: BatchState.ValueType  # 0
+"""Never sent."""
+BATCH_STATE_OPEN: BatchState.ValueType  # 1
+"""Items may still come."""
+BATCH_STATE_SEALED: BatchState.ValueType  # 2
+"""All items are there; some have no result yet."""
+BATCH_STATE_FINISHED: BatchState.ValueType  # 3
+"""Every item has its result."""
+BATCH_STATE_CANCELLED: BatchState.ValueType  # 4
+"""It was cancelled; every item has its result."""
+Global___BatchState: _TypeAlias = BatchState  # noqa: Y015
 
 class _ResultOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -46,12 +79,296 @@ RESULT_ORDER_SUBMISSION: ResultOrder.ValueType  # 2
 Global___ResultOrder: _TypeAlias = ResultOrder  # noqa: Y015
 
 @_typing.final
+class GetBatchRequest(_message.Message):
+    """Asks for a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBatchRequest: _TypeAlias = GetBatchRequest  # noqa: Y015
+
+@_typing.final
+class GetBatchResponse(_message.Message):
+    """Answers with a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batch(self) -> Global___BatchInfo:
+        """The batch."""
+
+    def __init__(
+        self,
+        *,
+        batch: Global___BatchInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBatchResponse: _TypeAlias = GetBatchResponse  # noqa: Y015
+
+@_typing.final
+class ListBatchesRequest(_message.Message):
+    """Asks for batches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0: 100. At most 1,000. Negative: INVALID_FIELD."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBatchesRequest: _TypeAlias = ListBatchesRequest  # noqa: Y015
+
+@_typing.final
+class ListBatchesResponse(_message.Message):
+    """Answers with batches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty: this is the last."""
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchInfo]:
+        """Batches, by id."""
+
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[Global___BatchInfo] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBatchesResponse: _TypeAlias = ListBatchesResponse  # noqa: Y015
+
+@_typing.final
+class CancelBatchRequest(_message.Message):
+    """Asks to end a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelBatchRequest: _TypeAlias = CancelBatchRequest  # noqa: Y015
+
+@_typing.final
+class CancelBatchResponse(_message.Message):
+    """Answers with the batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batch(self) -> Global___BatchInfo:
+        """The batch as it is now."""
+
+    def __init__(
+        self,
+        *,
+        batch: Global___BatchInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelBatchResponse: _TypeAlias = CancelBatchResponse  # noqa: Y015
+
+@_typing.final
+class DeleteBatchRequest(_message.Message):
+    """Asks to erase a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBatchRequest: _TypeAlias = DeleteBatchRequest  # noqa: Y015
+
+@_typing.final
+class DeleteBatchResponse(_message.Message):
+    """Answers that it is erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBatchResponse: _TypeAlias = DeleteBatchResponse  # noqa: Y015
+
+@_typing.final
+class BatchInfo(_message.Message):
+    """A batch, as the journal knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    BATCH_RESULT_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """Its id."""
+    state: Global___BatchState.ValueType
+    """How far it is."""
+    running: _builtins.bool
+    """Whether a sidecar runs it now, with or without a client."""
+    detach: _builtins.bool
+    """Whether it goes on without a client."""
+    items: _builtins.int
+    """Items accepted."""
+    done: _builtins.int
+    """Items that ended."""
+    failed: _builtins.int
+    """Of these, failed ones."""
+    last_sequence: _builtins.int
+    """Sequence of the last result."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened first."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last written."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The labels it was opened with."""
+
+    @_builtins.property
+    def batch_result(self) -> _work_pb2.BatchResult:
+        """The totals; absent until it has ended."""
+
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        state: Global___BatchState.ValueType = ...,
+        running: _builtins.bool = ...,
+        detach: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        items: _builtins.int = ...,
+        done: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        batch_result: _work_pb2.BatchResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_result", b"batch_result", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "batch_result", b"batch_result", "create_time", b"create_time", "detach", b"detach", "done", b"done", "failed", b"failed", "items", b"items", "labels", b"labels", "last_sequence", b"last_sequence", "running", b"running", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchInfo: _TypeAlias = BatchInfo  # noqa: Y015
+
+@_typing.final
 class ProcessItemRequest(_message.Message):
     """Asks for one item."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ITEM_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
+    retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+    """
     @_builtins.property
     def item(self) -> _work_pb2.WorkItem:
         """The item; its `strategy` must be named."""
@@ -60,10 +377,11 @@ class ProcessItemRequest(_message.Message):
         self,
         *,
         item: _work_pb2.WorkItem | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "item", b"item"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,6 +474,8 @@ class OpenBatch(_message.Message):
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     RESULT_ORDER_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RESUME_AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """The caller's name for the batch, at most 256 bytes. Empty: the server makes one."""
     strategy: _builtins.str
@@ -166,6 +486,12 @@ class OpenBatch(_message.Message):
     """
     result_order: Global___ResultOrder.ValueType
     """The order of results. Default: as they finish."""
+    resume_after_sequence: _builtins.int
+    """Of a batch that exists: send the results after this sequence again; those up to it were received. 0: all of them.
+    Negative, or beyond the last one: INVALID_FIELD.
+    """
+    detach: _builtins.bool
+    """Go on with what is accepted when the client goes away."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free text for logs, e.g. `{"job": "nightly"}`. At most 32 entries of 256 bytes."""
@@ -178,10 +504,12 @@ class OpenBatch(_message.Message):
         max_concurrency: _builtins.int = ...,
         result_order: Global___ResultOrder.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        resume_after_sequence: _builtins.int = ...,
+        detach: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "labels", b"labels", "max_concurrency", b"max_concurrency", "result_order", b"result_order", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "detach", b"detach", "labels", b"labels", "max_concurrency", b"max_concurrency", "result_order", b"result_order", "resume_after_sequence", b"resume_after_sequence", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,6 +549,7 @@ class ProcessBatchResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     BATCH_RESULT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___BatchOpened:
         """The answer to `open`."""
@@ -237,6 +566,10 @@ class ProcessBatchResponse(_message.Message):
     def batch_result(self) -> _work_pb2.BatchResult:
         """The totals; the last frame."""
 
+    @_builtins.property
+    def accepted(self) -> Global___ItemsAccepted:
+        """How many items are held."""
+
     def __init__(
         self,
         *,
@@ -244,16 +577,45 @@ class ProcessBatchResponse(_message.Message):
         results: Global___WorkItemResults | None = ...,
         progress: Global___BatchProgress | None = ...,
         batch_result: _work_pb2.BatchResult | None = ...,
+        accepted: Global___ItemsAccepted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_result", b"batch_result", "frame", b"frame", "opened", b"opened", "progress", b"progress", "results", b"results"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "batch_result", b"batch_result", "frame", b"frame", "opened", b"opened", "progress", b"progress", "results", b"results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_result", b"batch_result", "frame", b"frame", "opened", b"opened", "progress", b"progress", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "batch_result", b"batch_result", "frame", b"frame", "opened", b"opened", "progress", b"progress", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["opened", "results", "progress", "batch_result"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["opened", "results", "progress", "batch_result", "accepted"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
 Global___ProcessBatchResponse: _TypeAlias = ProcessBatchResponse  # noqa: Y015
+
+@_typing.final
+class ItemsAccepted(_message.Message):
+    """The answer to `items`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """Items of this batch that the server holds now, durable, from all streams; items that were sent again count once."""
+    received: _builtins.int
+    """Items read from this stream so far, those that were sent before included: of the stream's items, the first so many
+    need never be sent again.
+    """
+    def __init__(
+        self,
+        *,
+        items: _builtins.int = ...,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemsAccepted: _TypeAlias = ItemsAccepted  # noqa: Y015
 
 @_typing.final
 class BatchOpened(_message.Message):
@@ -267,6 +629,9 @@ class BatchOpened(_message.Message):
     RESULT_ORDER_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DURABLE_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """The client's id, or a new one."""
     strategy: _builtins.str
@@ -279,6 +644,12 @@ class BatchOpened(_message.Message):
     """The largest message the server takes, in bytes."""
     server_version: _builtins.str
     """The server's version, e.g. `0.3.0`."""
+    items: _builtins.int
+    """Items of this batch that the server holds already; 0 for a new one."""
+    last_sequence: _builtins.int
+    """Sequence of the last result recorded; 0 for a new batch."""
+    durable: _builtins.bool
+    """Whether what is accepted outlives the sidecar; false with `journal.url = "memory"`."""
     def __init__(
         self,
         *,
@@ -288,10 +659,13 @@ class BatchOpened(_message.Message):
         result_order: Global___ResultOrder.ValueType = ...,
         max_message_bytes: _builtins.int = ...,
         server_version: _builtins.str = ...,
+        items: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        durable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "max_concurrency", b"max_concurrency", "max_message_bytes", b"max_message_bytes", "result_order", b"result_order", "server_version", b"server_version", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "durable", b"durable", "items", b"items", "last_sequence", b"last_sequence", "max_concurrency", b"max_concurrency", "max_message_bytes", b"max_message_bytes", "result_order", b"result_order", "server_version", b"server_version", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

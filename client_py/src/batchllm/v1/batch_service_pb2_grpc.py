@@ -30,13 +30,19 @@ class BatchServiceStub(object):
 
     A stream, step by step:
 
-    1. The client sends `open`, first and once. The server answers `opened` with what is in force.
+    1. The client sends `open`, first and once. The server answers `opened` with what is in force, how many items it
+    holds already and its last result's sequence.
     2. The client sends `items` frames, each of as many items as it has at hand, up to `BatchOpened.max_message_bytes`
-    (stay near 1 MiB for flow).
+    (stay near 1 MiB for flow). The server answers `accepted` with how many it holds now: these are in its journal and
+    need never be sent again.
     3. Results come as they finish. A `results` frame carries all that is ready when it is written: one result when
     idle, many under load. `progress` comes at most once a second while work goes on.
     4. The client half-closes. When every item has its one terminal result, the server sends `batch_result` and ends
     the stream with OK.
+
+    A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
+    was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
+    again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
@@ -58,6 +64,26 @@ class BatchServiceStub(object):
                 request_serializer=batchllm_dot_v1_dot_batch__service__pb2.ProcessItemRequest.SerializeToString,
                 response_deserializer=batchllm_dot_v1_dot_batch__service__pb2.ProcessItemResponse.FromString,
                 _registered_method=True)
+        self.GetBatch = channel.unary_unary(
+                '/batchllm.v1.BatchService/GetBatch',
+                request_serializer=batchllm_dot_v1_dot_batch__service__pb2.GetBatchRequest.SerializeToString,
+                response_deserializer=batchllm_dot_v1_dot_batch__service__pb2.GetBatchResponse.FromString,
+                _registered_method=True)
+        self.ListBatches = channel.unary_unary(
+                '/batchllm.v1.BatchService/ListBatches',
+                request_serializer=batchllm_dot_v1_dot_batch__service__pb2.ListBatchesRequest.SerializeToString,
+                response_deserializer=batchllm_dot_v1_dot_batch__service__pb2.ListBatchesResponse.FromString,
+                _registered_method=True)
+        self.CancelBatch = channel.unary_unary(
+                '/batchllm.v1.BatchService/CancelBatch',
+                request_serializer=batchllm_dot_v1_dot_batch__service__pb2.CancelBatchRequest.SerializeToString,
+                response_deserializer=batchllm_dot_v1_dot_batch__service__pb2.CancelBatchResponse.FromString,
+                _registered_method=True)
+        self.DeleteBatch = channel.unary_unary(
+                '/batchllm.v1.BatchService/DeleteBatch',
+                request_serializer=batchllm_dot_v1_dot_batch__service__pb2.DeleteBatchRequest.SerializeToString,
+                response_deserializer=batchllm_dot_v1_dot_batch__service__pb2.DeleteBatchResponse.FromString,
+                _registered_method=True)
 
 
 class BatchServiceServicer(object):
@@ -65,13 +91,19 @@ class BatchServiceServicer(object):
 
     A stream, step by step:
 
-    1. The client sends `open`, first and once. The server answers `opened` with what is in force.
+    1. The client sends `open`, first and once. The server answers `opened` with what is in force, how many items it
+    holds already and its last result's sequence.
     2. The client sends `items` frames, each of as many items as it has at hand, up to `BatchOpened.max_message_bytes`
-    (stay near 1 MiB for flow).
+    (stay near 1 MiB for flow). The server answers `accepted` with how many it holds now: these are in its journal and
+    need never be sent again.
     3. Results come as they finish. A `results` frame carries all that is ready when it is written: one result when
     idle, many under load. `progress` comes at most once a second while work goes on.
     4. The client half-closes. When every item has its one terminal result, the server sends `batch_result` and ends
     the stream with OK.
+
+    A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
+    was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
+    again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
@@ -94,6 +126,36 @@ class BatchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBatch(self, request, context):
+        """Shows a batch. NOT_FOUND: there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBatches(self, request, context):
+        """Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelBatch(self, request, context):
+        """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
+        Cancelling one that has ended is no error. NOT_FOUND: there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBatch(self, request, context):
+        """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
+        has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BatchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +168,26 @@ def add_BatchServiceServicer_to_server(servicer, server):
                     servicer.ProcessItem,
                     request_deserializer=batchllm_dot_v1_dot_batch__service__pb2.ProcessItemRequest.FromString,
                     response_serializer=batchllm_dot_v1_dot_batch__service__pb2.ProcessItemResponse.SerializeToString,
+            ),
+            'GetBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBatch,
+                    request_deserializer=batchllm_dot_v1_dot_batch__service__pb2.GetBatchRequest.FromString,
+                    response_serializer=batchllm_dot_v1_dot_batch__service__pb2.GetBatchResponse.SerializeToString,
+            ),
+            'ListBatches': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBatches,
+                    request_deserializer=batchllm_dot_v1_dot_batch__service__pb2.ListBatchesRequest.FromString,
+                    response_serializer=batchllm_dot_v1_dot_batch__service__pb2.ListBatchesResponse.SerializeToString,
+            ),
+            'CancelBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBatch,
+                    request_deserializer=batchllm_dot_v1_dot_batch__service__pb2.CancelBatchRequest.FromString,
+                    response_serializer=batchllm_dot_v1_dot_batch__service__pb2.CancelBatchResponse.SerializeToString,
+            ),
+            'DeleteBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBatch,
+                    request_deserializer=batchllm_dot_v1_dot_batch__service__pb2.DeleteBatchRequest.FromString,
+                    response_serializer=batchllm_dot_v1_dot_batch__service__pb2.DeleteBatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -120,13 +202,19 @@ class BatchService(object):
 
     A stream, step by step:
 
-    1. The client sends `open`, first and once. The server answers `opened` with what is in force.
+    1. The client sends `open`, first and once. The server answers `opened` with what is in force, how many items it
+    holds already and its last result's sequence.
     2. The client sends `items` frames, each of as many items as it has at hand, up to `BatchOpened.max_message_bytes`
-    (stay near 1 MiB for flow).
+    (stay near 1 MiB for flow). The server answers `accepted` with how many it holds now: these are in its journal and
+    need never be sent again.
     3. Results come as they finish. A `results` frame carries all that is ready when it is written: one result when
     idle, many under load. `progress` comes at most once a second while work goes on.
     4. The client half-closes. When every item has its one terminal result, the server sends `batch_result` and ends
     the stream with OK.
+
+    A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
+    was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
+    again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
@@ -176,6 +264,114 @@ class BatchService(object):
             '/batchllm.v1.BatchService/ProcessItem',
             batchllm_dot_v1_dot_batch__service__pb2.ProcessItemRequest.SerializeToString,
             batchllm_dot_v1_dot_batch__service__pb2.ProcessItemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchllm.v1.BatchService/GetBatch',
+            batchllm_dot_v1_dot_batch__service__pb2.GetBatchRequest.SerializeToString,
+            batchllm_dot_v1_dot_batch__service__pb2.GetBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBatches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchllm.v1.BatchService/ListBatches',
+            batchllm_dot_v1_dot_batch__service__pb2.ListBatchesRequest.SerializeToString,
+            batchllm_dot_v1_dot_batch__service__pb2.ListBatchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchllm.v1.BatchService/CancelBatch',
+            batchllm_dot_v1_dot_batch__service__pb2.CancelBatchRequest.SerializeToString,
+            batchllm_dot_v1_dot_batch__service__pb2.CancelBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchllm.v1.BatchService/DeleteBatch',
+            batchllm_dot_v1_dot_batch__service__pb2.DeleteBatchRequest.SerializeToString,
+            batchllm_dot_v1_dot_batch__service__pb2.DeleteBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

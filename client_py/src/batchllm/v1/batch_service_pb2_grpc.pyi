@@ -31,13 +31,19 @@ class BatchServiceStub:
 
     A stream, step by step:
 
-    1. The client sends `open`, first and once. The server answers `opened` with what is in force.
+    1. The client sends `open`, first and once. The server answers `opened` with what is in force, how many items it
+       holds already and its last result's sequence.
     2. The client sends `items` frames, each of as many items as it has at hand, up to `BatchOpened.max_message_bytes`
-       (stay near 1 MiB for flow).
+       (stay near 1 MiB for flow). The server answers `accepted` with how many it holds now: these are in its journal and
+       need never be sent again.
     3. Results come as they finish. A `results` frame carries all that is ready when it is written: one result when
        idle, many under load. `progress` comes at most once a second while work goes on.
     4. The client half-closes. When every item has its one terminal result, the server sends `batch_result` and ends
        the stream with OK.
+
+    A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
+    was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
+    again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
@@ -56,6 +62,18 @@ class BatchServiceStub:
     """Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
     UNAVAILABLE: the sidecar is draining.
     """
+    GetBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]
+    """Shows a batch. NOT_FOUND: there is none."""
+    ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]
+    """Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token."""
+    CancelBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]
+    """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
+    Cancelling one that has ended is no error. NOT_FOUND: there is none.
+    """
+    DeleteBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.DeleteBatchRequest, _batch_service_pb2.DeleteBatchResponse]
+    """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
+    has not ended.
+    """
 
 @_typing.type_check_only
 class BatchServiceAsyncStub(BatchServiceStub):
@@ -63,13 +81,19 @@ class BatchServiceAsyncStub(BatchServiceStub):
 
     A stream, step by step:
 
-    1. The client sends `open`, first and once. The server answers `opened` with what is in force.
+    1. The client sends `open`, first and once. The server answers `opened` with what is in force, how many items it
+       holds already and its last result's sequence.
     2. The client sends `items` frames, each of as many items as it has at hand, up to `BatchOpened.max_message_bytes`
-       (stay near 1 MiB for flow).
+       (stay near 1 MiB for flow). The server answers `accepted` with how many it holds now: these are in its journal and
+       need never be sent again.
     3. Results come as they finish. A `results` frame carries all that is ready when it is written: one result when
        idle, many under load. `progress` comes at most once a second while work goes on.
     4. The client half-closes. When every item has its one terminal result, the server sends `batch_result` and ends
        the stream with OK.
+
+    A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
+    was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
+    again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
@@ -85,19 +109,37 @@ class BatchServiceAsyncStub(BatchServiceStub):
     """Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
     UNAVAILABLE: the sidecar is draining.
     """
+    GetBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]  # type: ignore[assignment]
+    """Shows a batch. NOT_FOUND: there is none."""
+    ListBatches: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]  # type: ignore[assignment]
+    """Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token."""
+    CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]  # type: ignore[assignment]
+    """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
+    Cancelling one that has ended is no error. NOT_FOUND: there is none.
+    """
+    DeleteBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.DeleteBatchRequest, _batch_service_pb2.DeleteBatchResponse]  # type: ignore[assignment]
+    """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
+    has not ended.
+    """
 
 class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs work items.
 
     A stream, step by step:
 
-    1. The client sends `open`, first and once. The server answers `opened` with what is in force.
+    1. The client sends `open`, first and once. The server answers `opened` with what is in force, how many items it
+       holds already and its last result's sequence.
     2. The client sends `items` frames, each of as many items as it has at hand, up to `BatchOpened.max_message_bytes`
-       (stay near 1 MiB for flow).
+       (stay near 1 MiB for flow). The server answers `accepted` with how many it holds now: these are in its journal and
+       need never be sent again.
     3. Results come as they finish. A `results` frame carries all that is ready when it is written: one result when
        idle, many under load. `progress` comes at most once a second while work goes on.
     4. The client half-closes. When every item has its one terminal result, the server sends `batch_result` and ends
        the stream with OK.
+
+    A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
+    was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
+    again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
@@ -122,6 +164,42 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_batch_service_pb2.ProcessItemResponse, _abc.Awaitable[_batch_service_pb2.ProcessItemResponse]]:
         """Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
         UNAVAILABLE: the sidecar is draining.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBatch(
+        self,
+        request: _batch_service_pb2.GetBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batch_service_pb2.GetBatchResponse, _abc.Awaitable[_batch_service_pb2.GetBatchResponse]]:
+        """Shows a batch. NOT_FOUND: there is none."""
+
+    @_abc_1.abstractmethod
+    def ListBatches(
+        self,
+        request: _batch_service_pb2.ListBatchesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batch_service_pb2.ListBatchesResponse, _abc.Awaitable[_batch_service_pb2.ListBatchesResponse]]:
+        """Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token."""
+
+    @_abc_1.abstractmethod
+    def CancelBatch(
+        self,
+        request: _batch_service_pb2.CancelBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batch_service_pb2.CancelBatchResponse, _abc.Awaitable[_batch_service_pb2.CancelBatchResponse]]:
+        """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
+        Cancelling one that has ended is no error. NOT_FOUND: there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteBatch(
+        self,
+        request: _batch_service_pb2.DeleteBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batch_service_pb2.DeleteBatchResponse, _abc.Awaitable[_batch_service_pb2.DeleteBatchResponse]]:
+        """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
+        has not ended.
         """
 
 def add_BatchServiceServicer_to_server(servicer: BatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -81,6 +81,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The sidecar is shutting down. Status UNAVAILABLE with RetryInfo.
     Example: a stream opened after SIGTERM. Try again after the delay given.
     """
+    ERROR_REASON_JOURNAL_FULL: _ErrorReason.ValueType  # 15
+    """The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
+    Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+    """
+    ERROR_REASON_JOURNAL_UNAVAILABLE: _ErrorReason.ValueType  # 16
+    """The journal cannot be written now, so no new work is taken; what was accepted is safe. Status UNAVAILABLE.
+    Example: the PostgreSQL server restarts. Resume the batch after a moment.
+    """
+    ERROR_REASON_BATCH_NOT_FOUND: _ErrorReason.ValueType  # 17
+    """No batch of that id is known. Status NOT_FOUND.
+    Example: GetBatch of a batch that was deleted, or whose retention is over.
+    """
+    ERROR_REASON_BATCH_NOT_FINISHED: _ErrorReason.ValueType  # 18
+    """The batch has not ended. Status FAILED_PRECONDITION.
+    Example: DeleteBatch of a batch that runs. Cancel it first.
+    """
+    ERROR_REASON_IDEMPOTENCY_CONFLICT: _ErrorReason.ValueType  # 19
+    """The idempotency key was used for another item. Status ALREADY_EXISTS.
+    Example: ProcessItem with key `order-7` and another prompt than before.
+    """
     ERROR_REASON_INVALID_ITEM: _ErrorReason.ValueType  # 20
     """The item itself is malformed and was not run; metadata `field`.
     Example: blank `item_id`, empty `prompt`, negative `timeout`.
@@ -212,6 +232,26 @@ Example: GetCache before the first use, or Renew after Delete. Call CreateOrReus
 ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 14
 """The sidecar is shutting down. Status UNAVAILABLE with RetryInfo.
 Example: a stream opened after SIGTERM. Try again after the delay given.
+"""
+ERROR_REASON_JOURNAL_FULL: ErrorReason.ValueType  # 15
+"""The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
+Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+"""
+ERROR_REASON_JOURNAL_UNAVAILABLE: ErrorReason.ValueType  # 16
+"""The journal cannot be written now, so no new work is taken; what was accepted is safe. Status UNAVAILABLE.
+Example: the PostgreSQL server restarts. Resume the batch after a moment.
+"""
+ERROR_REASON_BATCH_NOT_FOUND: ErrorReason.ValueType  # 17
+"""No batch of that id is known. Status NOT_FOUND.
+Example: GetBatch of a batch that was deleted, or whose retention is over.
+"""
+ERROR_REASON_BATCH_NOT_FINISHED: ErrorReason.ValueType  # 18
+"""The batch has not ended. Status FAILED_PRECONDITION.
+Example: DeleteBatch of a batch that runs. Cancel it first.
+"""
+ERROR_REASON_IDEMPOTENCY_CONFLICT: ErrorReason.ValueType  # 19
+"""The idempotency key was used for another item. Status ALREADY_EXISTS.
+Example: ProcessItem with key `order-7` and another prompt than before.
 """
 ERROR_REASON_INVALID_ITEM: ErrorReason.ValueType  # 20
 """The item itself is malformed and was not run; metadata `field`.

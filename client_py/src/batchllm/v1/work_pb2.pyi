@@ -86,6 +86,8 @@ class WorkItemResult(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    MAYBE_BILLED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item's id, as it was sent."""
     submission_index: _builtins.int
@@ -100,6 +102,12 @@ class WorkItemResult(_message.Message):
     """The model that answered, as its provider calls it; empty when none did."""
     context: _builtins.bytes
     """The item's `context`, untouched."""
+    replayed: _builtins.bool
+    """True: it was recorded before this stream was opened, and is sent again because of `resume_after_sequence`, or
+    because `ProcessItem` was called again with its idempotency key.
+    """
+    maybe_billed: _builtins.bool
+    """True: the item may have been with its provider when a sidecar died, so it was run again and may be billed twice."""
     @_builtins.property
     def output(self) -> Global___Output:
         """The model's answer."""
@@ -137,10 +145,12 @@ class WorkItemResult(_message.Message):
         model: _builtins.str = ...,
         context: _builtins.bytes = ...,
         receipt: Global___Receipt | None = ...,
+        replayed: _builtins.bool = ...,
+        maybe_billed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "output", b"output", "receipt", b"receipt", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "context", b"context", "elapsed", b"elapsed", "error", b"error", "item_id", b"item_id", "model", b"model", "outcome", b"outcome", "output", b"output", "receipt", b"receipt", "sequence", b"sequence", "strategy", b"strategy", "submission_index", b"submission_index", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "context", b"context", "elapsed", b"elapsed", "error", b"error", "item_id", b"item_id", "maybe_billed", b"maybe_billed", "model", b"model", "outcome", b"outcome", "output", b"output", "receipt", b"receipt", "replayed", b"replayed", "sequence", b"sequence", "strategy", b"strategy", "submission_index", b"submission_index", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["output", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
