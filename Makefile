@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml server/pyproject.toml client_py/pyproject.toml constrai
 	  else echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 2; fi; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt 'pip>=25.1'
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local,openai,gemini,emulator,pydantic-ai]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --group dev -e './client_py[cli]' -e './server[local,openai,gemini,emulator,pydantic-ai,postgres]'
 	@touch $@
 
 .PHONY: setup
@@ -44,8 +44,19 @@ proto: $(STAMP) ## Regenerate the Python code from proto/
 run: $(STAMP) ## Label the example's tickets with a real model through a sidecar
 	@examples/triage/run.sh $(BIN) .run/state
 
+# The tests start a server of their own. Debian's package would make and start one for the machine: it is told not to,
+# and is left alone where it is installed already.
+.PHONY: postgres
+postgres: ## Install PostgreSQL's programs, which the tests need
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    mkdir -p /etc/postgresql-common/createcluster.d; \
+	    echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/no-main-cluster.conf; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; \
+	  else echo "PostgreSQL's programs are missing, so its tests are skipped. Run: sudo apt-get install postgresql" >&2; fi; fi
+
 .PHONY: test
-test: $(STAMP) ## Run the whole test-suite
+test: $(STAMP) postgres ## Run the whole test-suite
 	$(BIN)/pytest
 
 .PHONY: test-client-range
@@ -115,9 +126,10 @@ format: $(STAMP) ## Put the code into shape
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(STAMP) ## Measure speed, start and memory
+bench: $(STAMP) postgres ## Measure speed, start and memory
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.gemini
+	$(BIN)/python -m tests.bench.journal --postgres
 	$(PYTHON) -m venv .run/peer
 	.run/peer/bin/pip install -q --disable-pip-version-check async-batch-llm==0.28.0
 	$(BIN)/python -m tests.bench.engine --peer .run/peer/bin/python

@@ -1,0 +1,414 @@
+"""The journal in PostgreSQL, for fleets of sidecars."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Container, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
+from .records import BATCH_COLUMNS, Transaction, batch_ids, claimed, single_checksum, single_keys
+from .store import (
+    ENDED,
+    BatchRecord,
+    BatchState,
+    Begin,
+    DamagedError,
+    OutcomeUnknownError,
+    Single,
+    SingleExistsError,
+    StoreError,
+    Write,
+)
+
+if TYPE_CHECKING:
+    import psycopg
+
+R = TypeVar("R")
+
+VERSION = 1
+_SCHEMA = """
+CREATE SEQUENCE batch_keys;
+CREATE TABLE batches (
+  key bigint PRIMARY KEY, batch_id text COLLATE "C" NOT NULL CONSTRAINT batches_batch_id UNIQUE, opening bytea NOT NULL,
+  state text NOT NULL, create_time float8 NOT NULL, update_time float8 NOT NULL, detach boolean NOT NULL,
+  items bigint NOT NULL, results bigint NOT NULL, failed bigint NOT NULL, result bytea NOT NULL, owner text NOT NULL,
+  fence bigint NOT NULL, lease_until float8 NOT NULL, starts bigint NOT NULL, checksum bigint NOT NULL
+);
+CREATE TABLE items (
+  key bigint, number bigint, count bigint NOT NULL, checksum bigint NOT NULL, payload bytea NOT NULL,
+  PRIMARY KEY (key, number)
+);
+CREATE TABLE results (
+  key bigint, number bigint, failed bigint NOT NULL, checksum bigint NOT NULL, numbers bytea NOT NULL,
+  payload bytea NOT NULL, PRIMARY KEY (key, number)
+);
+CREATE TABLE starts (
+  key bigint, number bigint, checksum bigint NOT NULL, indexes bytea NOT NULL, PRIMARY KEY (key, number)
+);
+CREATE TABLE singles (
+  idempotency_key text COLLATE "C" PRIMARY KEY, digest bytea NOT NULL, result bytea NOT NULL, time float8 NOT NULL,
+  checksum bigint NOT NULL
+);
+CREATE INDEX singles_time ON singles (time);
+CREATE TABLE writers (id text PRIMARY KEY, number bigint NOT NULL, time float8 NOT NULL);
+CREATE TABLE version (version integer NOT NULL);
+INSERT INTO version VALUES (1);
+"""
+# What moves a schema from the version that is its index + 1 to the next.
+_STEPS: tuple[str, ...] = ()
+
+_NOW = "extract(epoch FROM clock_timestamp())::float8"
+_VALUES = ", ".join(["%b"] * len(BATCH_COLUMNS))
+_NEW_BATCH = f"INSERT INTO batches VALUES ({_VALUES})"
+_SET_BATCH = f"UPDATE batches SET ({', '.join(BATCH_COLUMNS)}) = ({_VALUES}) WHERE key = %b"
+_PUT_ITEMS = "INSERT INTO items VALUES (%b, %b, %b, %b, %b)"
+_PUT_RESULTS = "INSERT INTO results VALUES (%b, %b, %b, %b, %b, %b)"
+_PUT_STARTS = "INSERT INTO starts VALUES (%b, %b, %b, %b)"
+# Another sidecar may have put the key since it was read.
+_PUT_SINGLE = (
+    "INSERT INTO singles AS known VALUES (%b, %b, %b, %b, %b) ON CONFLICT (idempotency_key) DO UPDATE SET "
+    "result = excluded.result, time = excluded.time, checksum = excluded.checksum "
+    "WHERE known.digest = excluded.digest AND known.result = ''"
+)
+
+_COUNT = (
+    f"INSERT INTO writers VALUES (%s, %s, {_NOW}) ON CONFLICT (id) "
+    "DO UPDATE SET number = excluded.number, time = excluded.time RETURNING time"
+)
+_WRITER_SECONDS = 30 * 86_400  # how long the row of a writer that has ended is kept
+_NEW_KEYS = "SELECT nextval('batch_keys') FROM generate_series(1, %s)"
+_SINGLES = "SELECT * FROM singles WHERE idempotency_key = ANY(%s)"
+_BATCH_ID = "batches_batch_id"
+
+# A stalled network is noticed; the URL may say otherwise. https://www.postgresql.org/docs/current/libpq-connect.html
+_CONNECTION: dict[str, str | int] = {
+    "application_name": "batch-llm",
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_LOCK_TIMEOUT = "10s"
+_IDLE_TIMEOUT = "30s"  # of a transaction whose sidecar is gone and has said nothing; it holds locks
+_CHANGE_SERVER = {"25006"}  # read-only: after a failover another server may be the primary
+
+
+class PostgresStore(TableStore):
+    """Keeps batches in a schema of a PostgreSQL database (13 or later) that sidecars share.
+
+    It reconnects by itself. Needs the extra `batch-llm[postgres]`.
+
+    Args:
+        url: a libpq URL, `postgresql://user@host:5432/database`; what it does not say comes from libpq's environment
+            variables, e.g. PGPASSWORD.
+        schema: its tables live there; made when missing.
+    """
+
+    shared = True
+
+    def __init__(self, url: str, schema: str = "batch_llm") -> None:
+        try:
+            import psycopg
+        except ImportError:
+            raise StoreError("PostgreSQL needs an extra: pip install 'batch-llm[postgres]'") from None
+        try:
+            given = psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError as error:
+            raise StoreError(f"the journal's url cannot be read: {error}; write postgresql://host/database") from None
+        self.name = "PostgreSQL " + " ".join(
+            f"{key}={given[key]}" for key in ("host", "port", "dbname") if key in given
+        )
+        self._psycopg = psycopg
+        self._conninfo = psycopg.conninfo.make_conninfo(**cast("dict[str, Any]", _CONNECTION | given))
+        self._schema = schema
+        self._writing = _Line()
+        self._reading = _Line()
+        self._writer = secrets.token_hex(16)
+        self._tries = 0
+        self._doubt: tuple[int, list[Write]] | None = None
+
+    async def open(self, *, inspect: bool = False) -> None:
+        """See `JournalStore`. Damage is noticed when records are read: a fleet has too many to read at each start."""
+        await self._do(self._writing, self._check_schema if inspect else self._move_forward)
+        if not inspect:
+            # Its row must be there before the first try: what is not there cannot be locked.
+            await self._do(self._writing, lambda connection: _rows(connection, _COUNT, self._writer, 0))
+
+    async def close(self) -> None:
+        """See `JournalStore`."""
+        for line in (self._writing, self._reading):
+            async with line.lock:
+                await line.drop()
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """See `JournalStore`."""
+        try:
+            await self._do(self._writing, lambda connection: self._write(connection, list(writes)))
+        except (StoreError, DamagedError) as error:
+            if self._doubt is not None:
+                raise OutcomeUnknownError(str(error)) from error
+            if isinstance(error, DamagedError):
+                # Whoever writes keeps what waits, and says so; giving up here would drop it.
+                raise StoreError(str(error)) from error
+            raise
+
+    async def claim(self, batch_id: str, owner: str, lease_seconds: float) -> BatchRecord | None:
+        """See `JournalStore`."""
+
+        async def claim(connection: psycopg.AsyncConnection[Row]) -> BatchRecord | None:
+            async with connection.transaction():
+                row = (await self._load(connection, [batch_id])).get(batch_id)
+                ((now,),) = await _rows(connection, f"SELECT {_NOW}")
+                if row is None or not claimed(batch := self._checked(row, None), owner, lease_seconds, now):
+                    return None
+                await connection.execute(_SET_BATCH.encode(), (*batch.row, batch.key))
+            return batch.record
+
+        return await self._do(self._writing, claim)
+
+    async def resumable(self) -> Sequence[str]:
+        """See `JournalStore`."""
+        ask = (
+            "SELECT batch_id FROM batches WHERE detach AND state <> ALL(%s) "
+            f"AND (owner = '' OR lease_until <= {_NOW}) ORDER BY batch_id"
+        )
+        return [batch_id for (batch_id,) in await self._ask(ask, [state.value for state in ENDED])]
+
+    async def single(self, key: str) -> Single | None:
+        """See `JournalStore`."""
+        rows = await self._ask("SELECT * FROM singles WHERE idempotency_key = %s", key) if "\0" not in key else []
+        return self._single(rows[0]) if rows else None
+
+    async def delete(self, batch_id: str) -> bool:
+        """See `JournalStore`."""
+        return bool(await self._erase("batch_id = %s", batch_id)) if "\0" not in batch_id else False
+
+    async def expire(self, seconds: float) -> int:
+        """See `JournalStore`."""
+        await self._ask(f"DELETE FROM singles WHERE time < {_NOW} - %s RETURNING 1", float(seconds))
+        await self._ask(f"DELETE FROM writers WHERE time < {_NOW} - %s RETURNING 1", float(_WRITER_SECONDS))
+        ended = [state.value for state in ENDED]
+        return await self._erase(f"state = ANY(%s) AND update_time < {_NOW} - %s", ended, float(seconds))
+
+    async def _erase(self, which: str, *values: Any) -> int:
+        async def erase(connection: psycopg.AsyncConnection[Row]) -> int:
+            async with connection.transaction():
+                gone = await _rows(connection, f"DELETE FROM batches WHERE {which} RETURNING key", *values)
+                keys = [key for (key,) in gone]
+                for table in COLUMNS:
+                    await connection.execute(f"DELETE FROM {table} WHERE key = ANY(%s)".encode(), (keys,))
+            return len(keys)
+
+        return await self._do(self._writing, erase)
+
+    async def _batch_row(self, batch_id: str) -> Row | None:
+        rows = await self._ask(f"{BATCH_SELECT} WHERE batch_id = %s", batch_id) if "\0" not in batch_id else []
+        return rows[0] if rows else None
+
+    async def _batch_rows(self, limit: int, after: str, states: Sequence[BatchState]) -> Sequence[Row]:
+        wanted = [state.value for state in states or BatchState]
+        ask = f"{BATCH_SELECT} WHERE batch_id > %s AND (%s OR state = ANY(%s)) ORDER BY batch_id LIMIT %s"
+        return await self._ask(ask, after, not states, wanted, limit)
+
+    async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
+        sign, order = ("<=", "DESC") if backwards else (">=", "ASC")
+        largest = COLUMNS[table].rpartition(" ")[2]
+        # Lengths are known without reading the payloads, so a page of large ones is cut before they are read.
+        return await self._ask(
+            f"SELECT number, {COLUMNS[table]} FROM (SELECT *, sum(octet_length({largest})) "
+            f"OVER (ORDER BY number {order}) - octet_length({largest}) AS before "
+            f"FROM (SELECT * FROM {table} WHERE key = %s AND number {sign} %s "
+            f"ORDER BY number {order} LIMIT {PAGE_ROWS}) AS page) AS summed WHERE before < {PAGE_BYTES} "
+            f"ORDER BY number {order}",
+            key,
+            start,
+        )
+
+    async def _ask(self, ask: str, *values: Any) -> list[Row]:
+        return await self._do(self._reading, lambda connection: _rows(connection, ask, *values))
+
+    async def _write(self, connection: psycopg.AsyncConnection[Row], writes: list[Write]) -> None:
+        if self._doubt is not None and await self._was_committed(connection, writes):
+            return
+        # Each try has a number, which its transaction leaves in the writer's row. The server's own transaction ids
+        # would not do: one that was never flushed is given again after a crash.
+        self._tries += 1
+        await self._in_transaction(connection, writes)
+        try:
+            await connection.execute("COMMIT")
+        except self._psycopg.OperationalError as error:
+            if not connection.closed:
+                raise
+            self._doubt = self._tries, writes
+            raise OutcomeUnknownError(f"{self.name}: {_line(error)}: the connection was lost in mid-commit") from error
+
+    async def _in_transaction(self, connection: psycopg.AsyncConnection[Row], writes: list[Write]) -> None:
+        """Do it all but commit."""
+        await connection.execute("BEGIN")
+        try:
+            ((now,),) = await _rows(connection, _COUNT, self._writer, self._tries)
+            rows = await self._load(connection, batch_ids(writes))
+            batches = {batch_id: self._checked(row, None) for batch_id, row in rows.items()}
+            new = len({write.batch_id for write in writes if isinstance(write, Begin)} - batches.keys())
+            keys = [key for (key,) in await _rows(connection, _NEW_KEYS, new)] if new else []
+            asked = single_keys(writes)
+            found = await _rows(connection, _SINGLES, asked) if asked else []
+            singles = {row[0]: self._single(row) for row in found}
+            done = Transaction(batches, singles, iter(keys), now).apply(writes)
+            await self._put(connection, done, rows, now)
+        except BaseException as error:
+            if not connection.closed:
+                await connection.execute("ROLLBACK")
+            if isinstance(error, self._psycopg.errors.UniqueViolation) and error.diag.constraint_name == _BATCH_ID:
+                # Another sidecar has begun it since this one looked; it is found now, and refused.
+                return await self._in_transaction(connection, writes)
+            raise
+
+    async def _put(
+        self, connection: psycopg.AsyncConnection[Row], done: Transaction, known: Container[str], now: float
+    ) -> None:
+        changed = [(batch_id, batch) for batch_id, batch in done.batches.items() if batch.changed]
+        rows = {
+            _NEW_BATCH: [batch.row for batch_id, batch in changed if batch_id not in known],
+            _SET_BATCH: [(*batch.row, batch.key) for batch_id, batch in changed if batch_id in known],
+            _PUT_ITEMS: done.items,
+            _PUT_STARTS: done.starts,
+            _PUT_RESULTS: done.results,
+        }
+        async with connection.cursor() as cursor:
+            for statement, values in rows.items():
+                if values:
+                    await cursor.executemany(statement.encode(), values)
+            for _, single in sorted(done.singles.items()):
+                check = single_checksum(single, now)
+                row = (single.key, single.digest, single.result, now, check)
+                await cursor.execute(_PUT_SINGLE.encode(), row)
+                if not cursor.rowcount:
+                    raise SingleExistsError(single)
+
+    async def _was_committed(self, connection: psycopg.AsyncConnection[Row], writes: list[Write]) -> bool:
+        assert self._doubt is not None  # noqa: S101  for mypy; the caller has looked
+        number, doubtful = self._doubt
+        # The lock waits for a transaction of the lost connection that has not ended yet.
+        rows = await _rows(connection, "SELECT number FROM writers WHERE id = %s FOR UPDATE", self._writer)
+        self._doubt = None
+        return rows == [(number,)] and writes == doubtful
+
+    async def _load(self, connection: psycopg.AsyncConnection[Row], wanted: Sequence[str]) -> dict[str, Row]:
+        # In one order for all, so that two sidecars do not wait for each other.
+        ask = f"{BATCH_SELECT} WHERE batch_id = ANY(%s) ORDER BY batch_id FOR UPDATE"
+        asked = [batch_id for batch_id in wanted if "\0" not in batch_id]
+        return {row[1]: row for row in await _rows(connection, ask, asked)} if asked else {}
+
+    async def _move_forward(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"batch-llm {self._schema}",))
+            version = await self._version(connection)
+            if version == 0:
+                if not await _rows(connection, "SELECT 1 FROM pg_namespace WHERE nspname = %s", self._schema):
+                    name = self._psycopg.sql.Identifier(self._schema)
+                    await connection.execute(self._psycopg.sql.SQL("CREATE SCHEMA {}").format(name))
+                await connection.execute(_SCHEMA.encode())
+                return
+            for number, step in enumerate(_STEPS[version - 1 :], version + 1):
+                await connection.execute(step.encode())
+                await connection.execute("UPDATE version SET version = %s", (number,))
+
+    async def _check_schema(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        if not await self._version(connection):
+            raise DamagedError(f"{self.name} has no journal in schema {self._schema!r}; name another database")
+
+    async def _version(self, connection: psycopg.AsyncConnection[Row]) -> int:
+        """The schema's; 0: there is none yet."""
+        ask = "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'version'"
+        if not await _rows(connection, ask, self._schema):
+            return 0
+        ((version,),) = await _rows(connection, "SELECT version FROM version")
+        if version > VERSION:
+            raise DamagedError(
+                f"{self.name}, schema {self._schema!r}, has schema version {version}, newer than the {VERSION} that "
+                "this batch-llm knows; run the newer batch-llm, or name another database"
+            )
+        return int(version)
+
+    async def _do(self, line: _Line, work: Callable[[psycopg.AsyncConnection[Row]], Awaitable[R]]) -> R:
+        async with line.lock:
+            while True:
+                known = line.connection
+                try:
+                    if known is None:
+                        line.connection = await self._connect()
+                    return await work(cast("psycopg.AsyncConnection[Row]", line.connection))
+                except OutcomeUnknownError:
+                    await line.drop()
+                    raise
+                except self._psycopg.Error as error:
+                    if line.connection is None or line.connection.closed or error.sqlstate in _CHANGE_SERVER:
+                        await line.drop()
+                        if known is not None:
+                            # It may have been lost long ago; nothing was committed, so a new one may try.
+                            continue
+                    raise self._explain(error) from error
+
+    async def _connect(self) -> psycopg.AsyncConnection[Row]:
+        connection = await self._psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        try:
+            await connection.execute(
+                "SELECT set_config('search_path', quote_ident(%s), false), "
+                "set_config('default_transaction_isolation', 'read committed', false), "
+                "set_config('lock_timeout', %s, false), "
+                "set_config('idle_in_transaction_session_timeout', %s, false), "
+                "CASE current_setting('synchronous_commit') WHEN 'off' "
+                "THEN set_config('synchronous_commit', 'on', false) END",
+                (self._schema, _LOCK_TIMEOUT, _IDLE_TIMEOUT),
+            )
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def _explain(self, error: psycopg.Error) -> Exception:
+        """The error of ours that one of PostgreSQL's stands for, with the way out.
+
+        The codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+        """
+        state = error.sqlstate or ""
+        said = f"{self.name}: {_line(error)}"
+        if state.startswith("XX0") and state != "XX000":
+            return DamagedError(f"{said}; {WAY_ON}")
+        if isinstance(error, self._psycopg.IntegrityError | self._psycopg.DataError):
+            return ValueError(said)
+        if state == "53100":
+            return StoreError(f"{said}: make room on the server's disk, or delete finished batches", full=True)
+        if state == "25006":
+            return StoreError(f"{said}: the server takes no writes; name the primary in journal.url")
+        if state.startswith("42"):
+            return StoreError(f"{said}: the user of journal.url must own schema {self._schema!r}")
+        return StoreError(f"{said}: see that the server runs and can be reached")
+
+
+class _Line:
+    """A connection, one user at a time."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.connection: psycopg.AsyncConnection[Row] | None = None
+
+    async def drop(self) -> None:
+        """Let go of it; the next user gets a new one."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await connection.close()
+
+
+async def _rows(connection: psycopg.AsyncConnection[Row], ask: str, *values: Any) -> list[Row]:
+    async with connection.cursor(binary=True) as cursor:
+        await cursor.execute(ask.encode(), values)
+        return await cursor.fetchall()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

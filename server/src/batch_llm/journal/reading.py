@@ -1,0 +1,168 @@
+"""Reading records back, page by page, the same for every store that has them in tables."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from .records import BATCH_COLUMNS, Batch, checksum, single_checksum, unpack
+from .store import BatchRecord, BatchState, Damaged, DamagedError, Items, JournalStore, Results, Single
+
+PAGE_ROWS = 256
+PAGE_BYTES = 2**20
+
+WAY_ON = (
+    "see what is damaged with `batch-llm-sidecar journal check`, save what can be read with `batch-llm-sidecar journal "
+    "export`, then put the journal aside or restore a backup"
+)
+
+COLUMNS = {
+    "items": "count, checksum, payload",
+    "results": "failed, checksum, numbers, payload",
+    "starts": "checksum, indexes",
+}
+"""Tables of records with their columns, after those that say whose and which a record is; the last is the largest."""
+
+BATCH_SELECT = f"SELECT {', '.join(BATCH_COLUMNS)} FROM batches"
+Row = tuple[Any, ...]
+
+
+class TableStore(JournalStore):
+    """What a store of tables need not do itself: it gives rows, this checks them and makes records of them."""
+
+    name: str
+    """What to call it in messages: a path or an address without its password."""
+
+    @abstractmethod
+    async def _batch_row(self, batch_id: str) -> Row | None:
+        """The row of a batch, by `BATCH_COLUMNS`."""
+
+    @abstractmethod
+    async def _batch_rows(self, limit: int, after: str, states: Sequence[BatchState]) -> Sequence[Row]:
+        """Rows of batches by id."""
+
+    @abstractmethod
+    async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
+        """Rows (number, *COLUMNS) of a batch from `start` on, up to PAGE_ROWS and about PAGE_BYTES; none: the end.
+
+        Raises:
+            DamagedError: the store itself cannot read them.
+        """
+
+    async def get(self, batch_id: str) -> BatchRecord | None:
+        """See `JournalStore`."""
+        row = await self._batch_row(batch_id)
+        return self._checked(row, None).record if row else None
+
+    async def list(
+        self, limit: int, after: str = "", states: Sequence[BatchState] = (), damaged: Damaged | None = None
+    ) -> Sequence[BatchRecord]:
+        """See `JournalStore`."""
+        return [self._checked(row, damaged).record for row in await self._batch_rows(limit, after, states)]
+
+    async def items(self, batch_id: str, from_index: int = 0, damaged: Damaged | None = None) -> AsyncIterator[Items]:
+        """See `JournalStore`."""
+        if (batch := await self._find(batch_id, damaged)) is None:
+            return
+        start = from_index
+        if floor := await self._rows("items", batch.key, from_index, backwards=True):
+            start = floor[0][0]
+        following = start if floor else 0
+        async for number, count, check, payload in self._all("items", batch.key, start, damaged):
+            payload = bytes(payload)
+            if check != checksum(b"i", batch.key, number, count, payload):
+                self._damaged(f"batch {batch_id!r}: items from {number} on do not have their checksum", damaged)
+                continue
+            if number > following:
+                self._damaged(f"batch {batch_id!r}: items {following} to {number - 1} are missing", damaged)
+            following = number + count
+            if following > from_index:
+                yield Items(batch_id, 0, number, count, payload)
+        if following < batch.record.items and from_index < batch.record.items:
+            self._damaged(f"batch {batch_id!r}: items {following} to {batch.record.items - 1} are missing", damaged)
+
+    async def results(
+        self, batch_id: str, after_sequence: int = 0, damaged: Damaged | None = None
+    ) -> AsyncIterator[Results]:
+        """See `JournalStore`."""
+        if (batch := await self._find(batch_id, damaged)) is None:
+            return
+        seen = 0
+        async for number, failed, check, numbers, payload in self._all(
+            "results", batch.key, after_sequence + 1, damaged
+        ):
+            numbers, payload = bytes(numbers), bytes(payload)
+            if check != checksum(b"r", batch.key, number, failed, numbers, payload):
+                self._damaged(f"batch {batch_id!r}: results to {number} do not have their checksum", damaged)
+                continue
+            both = unpack(numbers)
+            half = len(both) // 2
+            seen += half
+            yield Results(batch_id, 0, both[:half], both[half:], failed, payload)
+        if not after_sequence and seen < batch.record.results:
+            lost = batch.record.results - seen
+            self._damaged(f"batch {batch_id!r}: {lost} of {batch.record.results} results are missing", damaged)
+
+    async def starts(self, batch_id: str, damaged: Damaged | None = None) -> AsyncIterator[Sequence[int]]:
+        """See `JournalStore`."""
+        if (batch := await self._find(batch_id, damaged)) is None:
+            return
+        seen = 0
+        async for number, check, indexes in self._all("starts", batch.key, 0, damaged):
+            indexes = bytes(indexes)
+            if check != checksum(b"s", batch.key, number, 0, indexes):
+                self._damaged(f"batch {batch_id!r}: starts {number} do not have their checksum", damaged)
+                continue
+            seen += 1
+            yield unpack(indexes)
+        if seen < batch.starts:
+            self._damaged(f"batch {batch_id!r}: {batch.starts - seen} records of starts are missing", damaged)
+
+    async def _find(self, batch_id: str, damaged: Damaged | None) -> Batch | None:
+        row = await self._batch_row(batch_id)
+        return self._checked(row, damaged) if row else None
+
+    def _checked(self, row: Row, damaged: Damaged | None) -> Batch:
+        batch, whole = Batch.of(row)
+        if not whole:
+            self._damaged(f"batch {batch.record.batch_id!r}: its record does not have its checksum", damaged)
+        return batch
+
+    def _single(self, row: Row) -> Single:
+        key, digest, result, written, check = row
+        single = Single(key, bytes(digest), bytes(result))
+        if check != single_checksum(single, written):
+            self._damaged(f"the record of idempotency key {key!r} does not have its checksum", None)
+        return single
+
+    def _damaged(self, what: str, damaged: Damaged | None) -> None:
+        if damaged is None:
+            raise DamagedError(f"{self.name} is damaged: {what}; {WAY_ON}")
+        damaged(what)
+
+    async def _all(self, table: str, key: int, start: int, damaged: Damaged | None) -> AsyncIterator[Row]:
+        while True:
+            try:
+                rows = await self._rows(table, key, start)
+            except DamagedError as error:
+                if damaged is None:
+                    raise
+                damaged(str(error))
+                break
+            if not rows:
+                return
+            for row in rows:
+                yield row
+            start = rows[-1][0] + 1
+        # What lies behind the damage is reached from the other end.
+        end = 2**32 - 1
+        try:
+            while (rows := await self._rows(table, key, end, backwards=True)) and rows[0][0] >= start:
+                for row in rows:
+                    if row[0] < start:
+                        return
+                    yield row
+                end = rows[-1][0] - 1
+        except DamagedError:
+            return

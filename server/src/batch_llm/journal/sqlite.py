@@ -1,0 +1,425 @@
+"""The journal in one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from .check import problems
+from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
+from .records import BATCH_COLUMNS, Batch, Transaction, batch_ids, claimed, single_checksum, single_keys
+from .sqlite_files import Lock, check_log, check_presence, explain
+from .store import ENDED, BatchRecord, BatchState, DamagedError, Single, StoreError, Write
+
+logger = logging.getLogger("batch_llm.journal")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+VERSION = 1
+_APPLICATION_ID = 0x624C4C4A  # "bLLJ": says that the file is a journal of ours
+_BUSY_SECONDS = 2.0
+_SLICE_BYTES = 4 * 2**20
+_SLICE_ROWS = 4096
+_SLICE_PAGES = 1024
+
+# `place` is the batch's key and the record's number within it, 32 bits each: a batch lies together and in order, and
+# needs no second index.
+_SCHEMA = """
+CREATE TABLE batches (
+  key INTEGER PRIMARY KEY, batch_id TEXT NOT NULL UNIQUE, opening BLOB NOT NULL, state TEXT NOT NULL,
+  create_time REAL NOT NULL, update_time REAL NOT NULL, detach INTEGER NOT NULL, items INTEGER NOT NULL,
+  results INTEGER NOT NULL, failed INTEGER NOT NULL, result BLOB NOT NULL, owner TEXT NOT NULL, fence INTEGER NOT NULL,
+  lease_until REAL NOT NULL, starts INTEGER NOT NULL, checksum INTEGER NOT NULL
+);
+CREATE TABLE items (
+  place INTEGER PRIMARY KEY, count INTEGER NOT NULL, checksum INTEGER NOT NULL, payload BLOB NOT NULL
+);
+CREATE TABLE results (
+  place INTEGER PRIMARY KEY, failed INTEGER NOT NULL, checksum INTEGER NOT NULL, numbers BLOB NOT NULL,
+  payload BLOB NOT NULL
+);
+CREATE TABLE starts (place INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, indexes BLOB NOT NULL);
+CREATE TABLE singles (
+  idempotency_key TEXT PRIMARY KEY, digest BLOB NOT NULL, result BLOB NOT NULL, time REAL NOT NULL,
+  checksum INTEGER NOT NULL
+);
+CREATE INDEX singles_time ON singles (time);
+CREATE TABLE erasing (key INTEGER PRIMARY KEY);
+"""
+# What moves a file from the version that is its index + 1 to the next.
+_STEPS: tuple[str, ...] = ()
+
+_PUT_BATCH = f"INSERT OR REPLACE INTO batches VALUES ({', '.join('?' * len(BATCH_COLUMNS))})"
+_PUT_ITEMS = "INSERT INTO items VALUES ((?1 << 32) | ?2, ?3, ?4, ?5)"
+_PUT_RESULTS = "INSERT INTO results VALUES ((?1 << 32) | ?2, ?3, ?4, ?5, ?6)"
+_PUT_STARTS = "INSERT INTO starts VALUES ((?1 << 32) | ?2, ?3, ?4)"
+_PUT_SINGLE = "INSERT OR REPLACE INTO singles VALUES (?, ?, ?, ?, ?)"
+
+
+class SqliteStore(TableStore):
+    """Keeps batches in a SQLite file of mode 0600, for one sidecar.
+
+    Its thread does all the work, so that the event loop never waits for the disk. A commit is synced before the
+    write-ahead log takes the next one.
+
+    Args:
+        path: the file; beside it lie `-wal` and `-shm` (SQLite's) and `-lock`.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.name = str(path)
+        self._path = path
+        self._clock = clock
+        self._thread: ThreadPoolExecutor | None = None
+        self._lock: Lock | None = None
+        self._db: sqlite3.Connection | None = None
+
+    async def open(self, *, inspect: bool = False) -> None:
+        """See `JournalStore`."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        try:
+            if inspect:
+                await self._run(self._open_to_read)
+                return
+            if dropped := await self._run(self._open):
+                logger.warning("%s", dropped)
+            async for problem in problems(self, [state for state in BatchState if state not in ENDED]):
+                raise DamagedError(f"{self.name} is damaged: {problem}; {WAY_ON}")  # noqa: TRY301  the handler closes
+            await self._run(self._settle)
+            await self._erase()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """See `JournalStore`."""
+        if self._thread is not None:
+            await self._run(self._close)
+            self._thread.shutdown()
+            self._thread = None
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """See `JournalStore`."""
+        try:
+            await self._run(self._write, writes)
+        except DamagedError as error:
+            # Whoever writes keeps what waits, and says so; giving up here would drop it.
+            raise StoreError(str(error)) from error
+
+    async def faults(self) -> Sequence[str]:
+        """See `JournalStore`: SQLite's own check of its pages, and what it would drop of its write-ahead log."""
+        return await self._run(self._faults)
+
+    async def claim(self, batch_id: str, owner: str, lease_seconds: float) -> BatchRecord | None:
+        """See `JournalStore`."""
+        return await self._run(self._claim, batch_id, owner, lease_seconds)
+
+    async def resumable(self) -> Sequence[str]:
+        """See `JournalStore`."""
+        return await self._run(self._resumable)
+
+    async def single(self, key: str) -> Single | None:
+        """See `JournalStore`."""
+        return (await self._run(self._load_singles, [key])).get(key)
+
+    async def delete(self, batch_id: str) -> bool:
+        """See `JournalStore`."""
+        if not await self._run(self._forget, "batch_id = ?", (batch_id,)):
+            return False
+        await self._erase()
+        return True
+
+    async def expire(self, seconds: float) -> int:
+        """See `JournalStore`."""
+        before = self._clock() - seconds
+        ended = f"state IN ({', '.join('?' * len(ENDED))}) AND update_time < ?"
+        batches = await self._run(self._forget, ended, (*(state.value for state in ENDED), before))
+        singles = 0
+        while gone := await self._run(self._forget_singles, before):
+            singles += gone
+        if batches or singles:
+            await self._erase()
+        return batches
+
+    async def _batch_row(self, batch_id: str) -> Row | None:
+        return (await self._run(self._load, [batch_id])).get(batch_id)
+
+    async def _batch_rows(self, limit: int, after: str, states: Sequence[BatchState]) -> Sequence[Row]:
+        wanted = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
+        ask = f"{BATCH_SELECT} WHERE batch_id > ?{wanted} ORDER BY batch_id LIMIT ?"
+        return await self._run(self._all_rows, ask, (after, *(state.value for state in states), limit))
+
+    async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
+        return await self._run(self._page, table, key, start, backwards)
+
+    async def _erase(self) -> None:
+        # In slices, so that other batches' results need not wait for a large one to be overwritten.
+        more = True
+        while more:
+            more = await self._run(self._erase_slice)
+            while await self._run(self._vacuum_slice):
+                pass
+        if not await self._run(self._checkpoint):
+            logger.warning(
+                "%s: a reader is at work; erased bytes leave the write-ahead log with the next erasure", self.name
+            )
+
+    async def _run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        def run() -> R:
+            try:
+                return function(*args, **kwargs)
+            except (sqlite3.Error, OSError) as error:
+                raise explain(error, self._path) from error
+
+        if self._thread is None:
+            raise StoreError(f"{self.name} is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
+    # What follows runs in the thread.
+
+    @property
+    def _open_db(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StoreError(f"{self.name} is not open")
+        return self._db
+
+    def _open(self) -> str | None:
+        if not self._path.parent.is_dir():
+            raise StoreError(f"{self._path.parent} is no directory; make it, or name another in server.state_dir")
+        self._lock = Lock(self._path)
+        check_presence(self._path, marked=self._lock.marked)
+        file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+        os.fchmod(file, 0o600)
+        os.close(file)
+        dropped = check_log(self._path)
+        self._db = db = self._connect("rw")
+        version = self._version()
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON")
+        if version:
+            self._move_forward(version)
+        else:
+            with self._transaction():
+                for statement in _SCHEMA.split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {VERSION}")
+        self._lock.mark()
+        return dropped
+
+    def _open_to_read(self) -> None:
+        if not self._path.exists():
+            raise StoreError(f"{self._path} does not exist; name the journal's file")
+        self._db = self._connect("ro")
+        if not self._version():
+            raise DamagedError(f"{self._path} is empty: no journal was ever written to it")
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self._path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+        )
+
+    def _version(self) -> int:
+        """The schema's; 0: there is none yet."""
+        (application,) = self._open_db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._open_db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._open_db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if not tables and not version:
+            return 0
+        if application != _APPLICATION_ID or version < 1:
+            raise DamagedError(f"{self._path} is a SQLite database, but no journal; name another file")
+        if version > VERSION:
+            raise DamagedError(
+                f"{self._path} has schema version {version}, newer than the {VERSION} that this batch-llm knows; "
+                "run the newer batch-llm, or name another file"
+            )
+        return int(version)
+
+    def _move_forward(self, found: int) -> None:
+        for version, step in enumerate(_STEPS[found - 1 :], found + 1):
+            with self._transaction() as db:
+                for statement in step.split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {version}")
+
+    def _settle(self) -> None:
+        with self._transaction() as db:
+            for row in db.execute(f"{BATCH_SELECT} WHERE owner <> ''").fetchall():
+                batch, _ = Batch.of(row)
+                # The lock says that whoever had it is dead.
+                batch.record = replace(batch.record, owner="", lease_until=0.0)
+                db.execute(_PUT_BATCH, batch.row)
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._open_db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            # Some errors have rolled it back already.
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _faults(self) -> list[str]:
+        try:
+            found = [line for (line,) in self._open_db.execute("PRAGMA integrity_check") if line != "ok"]
+        except sqlite3.DatabaseError as error:
+            found = [f"{self._path}: {error}"]
+        try:
+            lock = Lock(self._path)
+        except (StoreError, OSError):
+            # A running sidecar writes to the log, and noticed at its start what there is to notice.
+            return found
+        try:
+            dropped = check_log(self._path)
+            return [*found, dropped.replace("dropped", "will drop")] if dropped else found
+        except DamagedError as error:
+            return [*found, str(error)]
+        finally:
+            lock.close()
+
+    def _write(self, writes: Sequence[Write]) -> None:
+        now = self._clock()
+        with self._transaction() as db:
+            batches = {batch_id: self._batch(row) for batch_id, row in self._load(batch_ids(writes)).items()}
+            singles = self._load_singles(single_keys(writes))
+            done = Transaction(batches, singles, self._new_keys(), now).apply(writes)
+            db.executemany(_PUT_BATCH, [batch.row for batch in done.batches.values() if batch.changed])
+            db.executemany(_PUT_ITEMS, done.items)
+            db.executemany(_PUT_STARTS, done.starts)
+            db.executemany(_PUT_RESULTS, done.results)
+            for single in done.singles.values():
+                check = single_checksum(single, now)
+                db.execute(_PUT_SINGLE, (single.key, single.digest, single.result, now, check))
+
+    def _claim(self, batch_id: str, owner: str, lease_seconds: float) -> BatchRecord | None:
+        with self._transaction() as db:
+            row = self._load([batch_id]).get(batch_id)
+            if row is None or not claimed(batch := self._batch(row), owner, lease_seconds, self._clock()):
+                return None
+            db.execute(_PUT_BATCH, batch.row)
+        return batch.record
+
+    def _resumable(self) -> list[str]:
+        ended = ", ".join(f"'{state.value}'" for state in ENDED)
+        rows = self._open_db.execute(
+            f"SELECT batch_id FROM batches WHERE detach AND state NOT IN ({ended}) "
+            "AND (owner = '' OR lease_until <= ?) ORDER BY batch_id",
+            (self._clock(),),
+        )
+        return [batch_id for (batch_id,) in rows]
+
+    def _new_keys(self) -> Iterator[int]:
+        # Lazily: most transactions begin no batch. A key whose records are not erased yet is not free.
+        ask = "SELECT max(key) FROM (SELECT key FROM batches UNION ALL SELECT key FROM erasing)"
+        yield from count((self._open_db.execute(ask).fetchone()[0] or 0) + 1)
+
+    def _batch(self, row: Row) -> Batch:
+        return self._checked(row, None)
+
+    def _load(self, wanted: Sequence[str]) -> dict[str, Row]:
+        ask = f"{BATCH_SELECT} WHERE batch_id = ?"
+        rows = (self._open_db.execute(ask, (batch_id,)).fetchone() for batch_id in wanted)
+        return {row[1]: row for row in rows if row}
+
+    def _load_singles(self, keys: Sequence[str]) -> dict[str, Single]:
+        singles = {}
+        for key in keys:
+            row = self._open_db.execute("SELECT * FROM singles WHERE idempotency_key = ?", (key,)).fetchone()
+            if row is not None:
+                singles[key] = self._single(row)
+        return singles
+
+    def _all_rows(self, ask: str, values: Sequence[object]) -> list[Row]:
+        return self._open_db.execute(ask, values).fetchall()
+
+    def _page(self, table: str, key: int, start: int, backwards: bool) -> list[Row]:
+        reach, order = (
+            ("BETWEEN ?1 << 32 AND ?1 << 32 | ?2", "DESC")
+            if backwards
+            else ("BETWEEN ?1 << 32 | ?2 AND ?1 << 32 | 0xFFFFFFFF", "")
+        )
+        ask = f"SELECT place & 0xFFFFFFFF, {COLUMNS[table]} FROM {table} WHERE place {reach} ORDER BY place {order}"
+        rows: list[Row] = []
+        size = 0
+        try:
+            for row in self._open_db.execute(ask, (key, start)):
+                rows.append(row)
+                size += len(row[-1])
+                if len(rows) == PAGE_ROWS or size >= PAGE_BYTES:
+                    break
+        except sqlite3.DatabaseError:
+            # Those before the damage are whole; the next page begins with it.
+            if not rows:
+                raise
+        return rows
+
+    def _forget(self, which: str, values: Sequence[object]) -> int:
+        with self._transaction() as db:
+            db.execute(f"INSERT INTO erasing SELECT key FROM batches WHERE {which}", values)
+            return db.execute(f"DELETE FROM batches WHERE {which}", values).rowcount
+
+    def _forget_singles(self, before: float) -> int:
+        ask = "DELETE FROM singles WHERE rowid IN (SELECT rowid FROM singles WHERE time < ? LIMIT ?)"
+        with self._transaction() as db:
+            return db.execute(ask, (before, _SLICE_ROWS)).rowcount
+
+    def _erase_slice(self) -> bool:
+        with self._transaction() as db:
+            found = db.execute("SELECT key FROM erasing LIMIT 1").fetchone()
+            if found is None:
+                return False
+            gone = 0
+            for table, columns in COLUMNS.items():
+                # The newest of each table first: they lie at the file's end, where pages are given back for nothing.
+                reach = "place BETWEEN ?1 << 32 AND ?1 << 32 | 0xFFFFFFFF"
+                largest = columns.rpartition(" ")[2]
+                ask = f"SELECT place, length({largest}) FROM {table} WHERE {reach} ORDER BY place DESC"
+                first = size = 0
+                for number, (place, length) in enumerate(db.execute(ask, found), 1):
+                    first, size = place, size + length
+                    if size >= _SLICE_BYTES or number == _SLICE_ROWS:
+                        break
+                if first:
+                    ask = f"DELETE FROM {table} WHERE place BETWEEN ?2 AND ?1 << 32 | 0xFFFFFFFF"
+                    gone += db.execute(ask, (*found, first)).rowcount
+            if gone:
+                return True
+            db.execute("DELETE FROM erasing WHERE key = ?", found)
+            return True
+
+    def _vacuum_slice(self) -> bool:
+        db = self._open_db
+        # By `executescript`: `execute` takes one step of the statement, which frees one page.
+        db.executescript(f"PRAGMA incremental_vacuum({_SLICE_PAGES})")
+        return bool(db.execute("PRAGMA freelist_count").fetchone()[0])
+
+    def _checkpoint(self) -> bool:
+        """Move the write-ahead log into the file and empty it; False: a reader stands in the way."""
+        (busy, _, _) = self._open_db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
