@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -77,6 +79,27 @@ class Counter(LLMCallStrategy[str]):
         return (good if state["calls"] == 3 else "no label"), {"input_tokens": 2}
 
 
+class Ledger(LLMCallStrategy[str]):
+    """Writes each call down before it answers, in a file that outlives the process.
+
+    A prompt that begins with "hold" is answered once there is a file `open` beside the ledger; "wait" takes a moment.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    async def execute(
+        self, prompt: str, attempt: int, timeout: float, state: dict[str, Any] | None = None
+    ) -> tuple[str, TokenUsage]:
+        with self._path.open("a") as ledger:
+            ledger.write(f"{prompt}\n")
+        while prompt.startswith("hold") and not self._path.with_name("open").exists():  # noqa: ASYNC110  from outside
+            await asyncio.sleep(0.01)
+        if prompt.startswith("wait"):
+            await asyncio.sleep(0.005)
+        return prompt, {"input_tokens": 10, "cached_input_tokens": 4, "output_tokens": 1}
+
+
 def make(
     *,
     name: str,
@@ -105,6 +128,10 @@ def priced(*, model: str, cached_content: tuple[str, ...]) -> SimulatedStrategy:
 
 def everything(**facts: Any) -> Recorder:
     return Recorder(**facts)
+
+
+def ledger(path: str) -> Ledger:
+    return Ledger(path)
 
 
 def bare() -> LLMCallStrategy[Any]:

@@ -253,15 +253,17 @@ def test_what_is_held_is_bounded_in_bytes_and_given_back(start: Start) -> None:
 
     before = memory()
     context = b"x" * 1_000_000
-    for _ in range(4):  # four times what one may hold would show if it stayed
-        with BatchClient(target) as client:
+    for number in range(4):  # four times what one may hold would show if it stayed
+        with BatchClient(target) as client, grpc.insecure_channel(target) as channel:
             items = (WorkItem(str(n), script(latency_ms=60_000), context=context) for n in range(600))
-            with client.process_batch(items, strategy="echo") as batch:
+            with client.process_batch(items, strategy="echo", batch_id=str(number)) as batch:
                 assert batch.opened.strategy == "echo"
                 seen = -1
                 while memory() != seen:
                     seen = memory()
                     client.process_item(WorkItem("a", script(latency_ms=200), strategy="echo"))
+            # Else what is in flight goes on: it is paid for.
+            BatchServiceStub(channel).CancelBatch(pb.CancelBatchRequest(batch_id=str(number)))
     assert memory() - before < 400
     assert sidecar.stop() == 0
 

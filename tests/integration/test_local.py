@@ -147,7 +147,9 @@ def test_a_file_that_was_lost_or_damaged_costs_time_but_no_result(local: BatchCl
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restarted_sidecar_restores_the_prefix(start: Start, state_dir: Path, end: signal.Signals) -> None:
     for restored in (False, True):
-        sidecar = start("--listen", "127.0.0.1:0", "--state-dir", str(state_dir), config=CONFIG)
+        # Another sidecar has the journal of this directory; caches and models may be shared.
+        own = {"BATCH_LLM_JOURNAL__URL": "memory"}
+        sidecar = start("--listen", "127.0.0.1:0", "--state-dir", str(state_dir), config=CONFIG, environment=own)
         with BatchClient(sidecar.wait_for(r"serving on (\S+)")[1], timeout=120) as client:
             if not restored:
                 client.delete_cache("triage")

@@ -39,7 +39,9 @@ def test_health_and_reflection_name_all_services(simulated: str) -> None:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert {f"batchllm.v1.{name}" for name in services} <= set(database.get_services())
         described = DescriptorPool(database).FindServiceByName("batchllm.v1.BatchService")
-    assert [method.name for method in described.methods] == ["ProcessBatch", "ProcessItem"]
+    assert [method.name for method in described.methods] == [
+        *("ProcessBatch", "ProcessItem", "GetBatch", "ListBatches", "CancelBatch", "DeleteBatch"),
+    ]
 
 
 def test_without_a_file_it_offers_what_works_on_tcp(start: Start, tmp_path: Path) -> None:
@@ -63,9 +65,9 @@ def test_the_health_address_serves_health_alone(start: Start) -> None:
     assert sidecar.stop() == 0
 
 
-def test_sigterm_finishes_what_is_held_and_refuses_what_is_new(start: Start, tmp_path: Path) -> None:
+def test_without_a_journal_sigterm_finishes_what_is_held_and_refuses_what_is_new(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "drain.sock"
-    sidecar = start("--listen", f"unix:{path}", config=SIMULATED)
+    sidecar = start("--listen", f"unix:{path}", config=SIMULATED, environment={"BATCH_LLM_JOURNAL__URL": "memory"})
     sidecar.wait_for("serving on")
     with BatchClient(f"unix:{path}") as client:
         held = [WorkItem(f"held{n}", script(latency_ms=300), strategy="one") for n in range(3)]
@@ -100,7 +102,7 @@ def test_a_stream_that_stays_open_is_told_when_its_items_have_ended(start: Start
         with (
             BatchClient(f"unix:{path}") as client,
             pytest.raises(ServerDrainingError),
-            client.process_batch(never_ending(), strategy="echo") as batch,
+            client.process_batch(never_ending(), strategy="echo", resume=False) as batch,
         ):
             assert batch.opened.strategy == "echo"
             while not client.get_strategy("echo").prepared:
@@ -114,9 +116,9 @@ def test_a_stream_that_stays_open_is_told_when_its_items_have_ended(start: Start
     assert sidecar.process.wait(timeout=60) == 0
 
 
-def test_the_drain_limit_ends_items_with_a_result(start: Start, tmp_path: Path) -> None:
+def test_without_a_journal_the_drain_limit_ends_items_with_a_result(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "cut.sock"
-    environment = {"BATCH_LLM_SERVER__DRAIN_TIMEOUT_SECONDS": "0.2"}
+    environment = {"BATCH_LLM_SERVER__DRAIN_TIMEOUT_SECONDS": "0.2", "BATCH_LLM_JOURNAL__URL": "memory"}
     sidecar = start("--listen", f"unix:{path}", config=SIMULATED, environment=environment)
     sidecar.wait_for("serving on")
     with BatchClient(f"unix:{path}") as client:

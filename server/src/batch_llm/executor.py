@@ -26,7 +26,7 @@ from batch_llm.model import (
     add_usage,
     attempt_receipt,
 )
-from batch_llm.quota import QuotaUser
+from batch_llm.quota import Admission, QuotaScope, QuotaUser
 from batch_llm.shared import AnyStrategy, SharedStrategy, contained
 
 logger = logging.getLogger("batch_llm")
@@ -66,6 +66,7 @@ class Work:
         rejection: why it is not run.
         tenant: whose it is, where items of several wait for the same quota; a batch's are one tenant's.
         account: where its batch's share of context caches is kept.
+        before_call: awaited with the index once, when its first call is admitted and before it is made.
     """
 
     item_id: str
@@ -79,6 +80,7 @@ class Work:
     rejection: Rejection | None = None
     tenant: Hashable = None
     account: CacheAccount | None = None
+    before_call: Callable[[int], Awaitable[None]] | None = None
 
 
 class _Run:
@@ -232,6 +234,8 @@ class Executor:
         await _admit(shared, work.tenant)
         try:
             admission = await scope.admit(work.tenant, len(run.prompt) // _CHARACTERS_PER_TOKEN)
+            if work.before_call is not None:
+                await _announce(work, scope, admission)
             tokens: int | None = None
             succeeded = False
             try:
@@ -321,6 +325,18 @@ async def _admit(shared: SharedStrategy, tenant: Hashable) -> None:
         for limiter in shared.limiters[:taken]:
             limiter.release()
         raise
+
+
+async def _announce(work: Work, scope: QuotaScope, admission: Admission) -> None:
+    """Say that the item's first call is about to be made; cancelled, it gives its admission back."""
+    before_call, work.before_call = work.before_call, None
+    try:
+        if before_call is not None:
+            await before_call(work.index)
+    except BaseException:
+        scope.release(admission, succeeded=False)
+        raise
+    admission.at = asyncio.get_running_loop().time()  # the wait was not the provider's latency
 
 
 async def _tell(shared: SharedStrategy, error: Exception, run: _Run) -> None:

@@ -18,7 +18,7 @@ from batch_llm.model import (
     RetryConfig,
     TokenUsage,
 )
-from batch_llm.quota import FixedDelayStrategy, QuotaUser
+from batch_llm.quota import FixedDelayStrategy, QuotaLimits, QuotaScope, QuotaUser
 from batch_llm.shared import SharedStrategy
 from batch_llm.strategies import LLMCallStrategy
 from batch_llm.sync import Limiter
@@ -462,6 +462,52 @@ async def test_waiting_for_a_place_is_outside_the_attempts_time_limit(scripted: 
     asyncio.get_running_loop().call_later(50, limiter.release)
     result = await run(scripted(limiter=limiter), attempt_timeout=5)
     assert (result.success, result.attempts, result.elapsed_seconds) == (True, 1, 50)
+
+
+async def test_a_call_is_announced_once_when_it_is_admitted(scripted: Scripted) -> None:
+    limiter = Limiter(1)
+    announced: list[tuple[int, float]] = []
+    started = now()
+
+    async def announce(index: int) -> None:
+        announced.append((index, now()))
+        await asyncio.sleep(1)
+
+    first = scripted(unavailable(), "ok", latency=5, limiter=limiter)
+    second = scripted(latency=5, limiter=limiter)
+    results = await asyncio.gather(
+        Executor(policy(initial_wait=50)).run(work(first, index=7, before_call=announce)),
+        Executor(policy()).run(work(second, index=8, before_call=announce)),
+    )
+    assert announced == [(7, started), (8, started + 6)]
+    assert [result.elapsed_seconds for result in results] == [61, 12]
+    assert [result.attempts for result in results] == [2, 1]
+
+
+async def test_the_wait_for_an_announcement_is_not_taken_for_the_providers_latency(scripted: Scripted) -> None:
+    scope = QuotaScope(limits=QuotaLimits(max_concurrency="adaptive"))
+    shared = SharedStrategy(scripted(latency=2), scope=scope)
+    noted: list[float] = []
+    assert scope.adaptive is not None
+    scope.adaptive.succeeded = lambda in_flight, latency, **_: noted.append(latency)  # type: ignore[method-assign]
+    await Executor().run(work(shared, before_call=lambda index: asyncio.sleep(30)))
+    assert noted == [2]
+
+
+async def test_an_item_that_ends_as_it_is_announced_was_not_called_and_gives_its_places_back(
+    scripted: Scripted,
+) -> None:
+    limiter = Limiter(1)
+    strategy = scripted(limiter=limiter)
+    shared = SharedStrategy(strategy, scope=QuotaScope(limits=QuotaLimits(max_concurrency=1)))
+
+    async def announce(index: int) -> None:
+        await hang()
+
+    result = await Executor(policy(1)).run(work(shared, timeout=5, before_call=announce))
+    assert (result.reason, result.attempts, strategy.calls) == (R.ITEM_DEADLINE_EXCEEDED, 0, [])
+    assert (limiter.in_use, shared.scope.in_flight) == (0, 0)
+    assert (await Executor(policy(1)).run(work(shared))).elapsed_seconds == 0
 
 
 async def test_a_place_is_given_back_between_attempts(scripted: Scripted) -> None:

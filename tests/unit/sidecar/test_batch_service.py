@@ -6,9 +6,13 @@ from batch_llm.caching import CacheRegistry
 from batch_llm.executor import Executor, Work
 from batch_llm.model import AnyResult
 from batch_llm.sidecar.batch_service import BatchServicer
+from batch_llm.sidecar.batches import Batches
 from batch_llm.sidecar.catalogue import Catalogue
+from batch_llm.sidecar.journals import journal
+from batch_llm.sidecar.live_batch import Engine
 from batch_llm.sidecar.providers import Providers
-from batch_llm.sidecar.settings import ServerSettings, SimulatedProvider
+from batch_llm.sidecar.settings import JournalSettings, ServerSettings, SimulatedProvider
+from batch_llm.sidecar.single_items import SingleItems
 from batchllm.v1 import batch_service_pb2, errors_pb2, work_pb2
 
 
@@ -20,7 +24,10 @@ class Broken(Executor):
 async def test_an_engine_that_fails_on_a_single_item_answers_with_a_result(tmp_path: Path) -> None:
     catalogue = Catalogue(Providers({"sim": SimulatedProvider()}, CacheRegistry(), tmp_path))
     entry, _ = catalogue.register("echo", {"provider": "sim"})
-    servicer = BatchServicer(catalogue, Broken(), ServerSettings(state_dir=tmp_path))
+    engine = Engine(
+        catalogue, Broken(), ServerSettings(state_dir=tmp_path), journal(JournalSettings(url="memory"), tmp_path)
+    )
+    servicer = BatchServicer(Batches(engine, retention_seconds=60), SingleItems(engine))
     item = work_pb2.WorkItem(item_id="a", strategy="echo", prompt='{"simulate": {"error": {"status": 503}}}')
     answer = await servicer.ProcessItem(batch_service_pb2.ProcessItemRequest(item=item), None)
     assert answer.result.error.reason == errors_pb2.ERROR_REASON_INTERNAL

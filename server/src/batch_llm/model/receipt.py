@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 from .prices import Pricing, nano_dollars
 from .usage import TokenUsage, counted
@@ -112,6 +114,24 @@ class Receipt:
         if other.price_date is not None:
             self.price_date = min(self.price_date or other.price_date, other.price_date)
         self.advice += other.advice
+
+    def dump(self) -> dict[str, Any]:
+        """What is not at its default, as plain data, for `load`."""
+        fields: dict[str, Any] = {name: count for name in _COUNTS if (count := getattr(self, name))}
+        if self.price_date is not None:
+            fields["price_date"] = self.price_date.isoformat()
+        if self.advice:
+            fields["advice"] = [*self.advice]
+        return fields
+
+    @classmethod
+    def load(cls, fields: Mapping[str, Any]) -> Receipt:
+        """What was dumped."""
+        receipt = cls(**{name: fields[name] for name in _COUNTS if name in fields})
+        receipt.advice = tuple(fields.get("advice", ()))
+        if "price_date" in fields:
+            receipt.price_date = date.fromisoformat(fields["price_date"])
+        return receipt
 
     def add_unpriced(self, usage: TokenUsage, succeeded: bool) -> None:
         """Add an attempt of a strategy without prices, in place. Takes counts as `counted` gives them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import Any, Generic
 
 from .items import AnyResult, TContext, TOutput, WorkItemResult
 from .receipt import Receipt
@@ -89,6 +90,23 @@ class BatchTotals:
             succeeded=True,
         )
         return receipt + self._others
+
+    def dump(self) -> dict[str, Any]:
+        """All of it as plain data, for `load`."""
+        sums = {name.lstrip("_"): getattr(self, name) for name in self.__slots__}
+        sums["others"] = self._others.dump()
+        sums["cached_by_discount"] = [*self._cached_by_discount.items()]  # JSON's keys are texts
+        return sums
+
+    @classmethod
+    def load(cls, sums: Mapping[str, Any]) -> BatchTotals:
+        """What was dumped."""
+        totals = cls()
+        for name in cls.__slots__:
+            setattr(totals, name, sums[name.lstrip("_")])
+        totals._others = Receipt.load(sums["others"])
+        totals._cached_by_discount = dict(sums["cached_by_discount"])
+        return totals
 
     def cache_hit_rate(self) -> float:
         """Percent of input tokens that came from a cache; 0.0 without input."""

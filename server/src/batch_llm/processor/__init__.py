@@ -2,6 +2,7 @@
 
 from .hooks import BaseMiddleware, BaseObserver, Middleware, PostProcessor, ProcessorObserver, ProgressCallback
 from .metrics import MetricsObserver
+from .outbox import Outbox
 from .processor import ParallelBatchProcessor
 from .session import BatchSession, Runner, engine_failure
 
@@ -11,6 +12,7 @@ __all__ = [
     "BatchSession",
     "MetricsObserver",
     "Middleware",
+    "Outbox",
     "ParallelBatchProcessor",
     "PostProcessor",
     "ProcessorObserver",

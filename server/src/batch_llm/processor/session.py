@@ -13,12 +13,12 @@ from batch_llm.executor import Work, failure
 from batch_llm.model import AnyResult, BatchTotals, ErrorReason, Receipt
 from batch_llm.shared import SharedStrategy
 
+from .outbox import OUTBOX_BYTES, OUTBOX_ITEMS, Outbox, PlainOutbox, byte_size
+
 logger = logging.getLogger("batch_llm")
 
 INBOX_ITEMS = 1024
 INBOX_BYTES = 32 * 1024 * 1024
-OUTBOX_ITEMS = 1024
-OUTBOX_BYTES = 64 * 1024 * 1024
 # A worker whose items never wait for anything lets others run after so many.
 _ITEMS_BEFORE_YIELD = 64
 
@@ -52,6 +52,7 @@ class BatchSession:
         inbox_bytes: bytes of prompts and contexts that may wait to be run; one item may exceed it.
         outbox_items: results that may wait to be taken, those under way included.
         outbox_bytes: bytes that these may hold; one item may exceed it.
+        outbox: where results go instead; then they are not to be had from `take`, nor does `close` matter.
         worker: wraps a worker from its start to its stop.
     """
 
@@ -65,6 +66,7 @@ class BatchSession:
         inbox_bytes: int = INBOX_BYTES,
         outbox_items: int = OUTBOX_ITEMS,
         outbox_bytes: int = OUTBOX_BYTES,
+        outbox: Outbox[Any] | None = None,
         worker: Callable[[Callable[[], Awaitable[None]]], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.totals = BatchTotals()
@@ -75,47 +77,46 @@ class BatchSession:
         self._runner = runner
         self._wrap_worker = worker
         self._max_concurrency = max_concurrency
-        self._ordered = ordered
         self._inbox_items = inbox_items
         self._inbox_bytes = inbox_bytes
-        self._outbox_items = outbox_items
-        self._outbox_bytes = outbox_bytes
-        self._held_bytes = 0
+        self._own = PlainOutbox(ordered=ordered, max_items=outbox_items, max_bytes=outbox_bytes)
+        self._outbox: Outbox[Any] = outbox if outbox is not None else self._own
+        self._outbox.on_room = self._on_room
         self._lanes: dict[SharedStrategy | None, _Lane] = {}
         self._runnable: deque[_Lane] = deque()
         self._parked: deque[_Lane] = deque()  # until results are taken
         self._waiting_bytes = 0
         self._submitted = 0
-        self._started_not_taken = 0
-        self._taken = 0
-        self._sequence = 0
-        self._ready: deque[AnyResult] = deque()
-        self._held_back: dict[int, AnyResult] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._starting = False
+        self._paused = False
         self._closed = False
         self._cut_short: str | None = None
         self._space: asyncio.Future[None] | None = None
-        self._news: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    async def submit(self, works: Iterable[Work]) -> None:
-        """Take items in, in order; waits while the inbox is full. One caller at a time."""
+    async def submit(self, works: Iterable[Work], *, numbered: bool = False) -> None:
+        """Take items in, in order; waits while the inbox is full. One caller at a time.
+
+        Args:
+            works: the items.
+            numbered: they bring their index, growing from one to the next; else it is their number.
+        """
         for work in works:
-            while self.waiting >= self._inbox_items or (self.waiting and self._waiting_bytes >= self._inbox_bytes):
+            while self._is_full(work):
                 self._start_worker()
                 self._space = self._loop.create_future()
                 await self._space
-            work.index = self._submitted
+            if not numbered:
+                work.index = self._submitted
             work.accepted_at = self._loop.time()
             work.tenant = self
             work.account = self.account
             self._submitted += 1
             if self._cut_short is not None:
-                self._started_not_taken += 1
-                self._deliver(failure(work, ErrorReason.CANCELLED, self._cut_short, retryable=True))
+                self._cancel(work, self._cut_short)
                 continue
             self.waiting += 1
             self._waiting_bytes += _size(work)
@@ -127,7 +128,7 @@ class BatchSession:
     def close(self) -> None:
         """Say that no more items come."""
         self._closed = True
-        self._tell()
+        self._end_if_done()
 
     @property
     def submitted(self) -> int:
@@ -141,29 +142,12 @@ class BatchSession:
 
         One caller at a time.
         """
-        while not self._ready:
-            if self.aborted or (self._closed and self._sequence == self._submitted):
-                return []
-            self._news = self._loop.create_future()
-            await self._news
-        ready = self._ready
-        if len(ready) <= max_items:
-            taken = list(ready)
-            ready.clear()
-        else:
-            taken = [ready.popleft() for _ in range(max_items)]
-        self._started_not_taken -= len(taken)
-        self._held_bytes -= sum(map(_result_size, taken))
-        self._taken += len(taken)
-        self._runnable.extend(self._parked)
-        self._parked.clear()
-        self._start_worker()
-        return taken
+        return await self._own.take(max_items)
 
     @property
     def has_ready(self) -> bool:
         """Whether `take` would not wait."""
-        return bool(self._ready)
+        return self._own.has_ready
 
     @property
     def receipt(self) -> Receipt:
@@ -175,14 +159,33 @@ class BatchSession:
         self.account.close()
         return self.receipt
 
+    # -- control -----------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Start no more items; those in flight go on."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Start items again."""
+        self._paused = False
+        self._start_worker()
+
+    def limit(self, max_concurrency: int) -> None:
+        """Change how many items may be in flight at most; more than that finish, where there are more."""
+        self._max_concurrency = max_concurrency
+        for shared, lane in self._lanes.items():
+            lane.limit = self._lane_limit(shared)
+            self._queue(lane)
+        self._start_worker()
+
     async def abort(self) -> None:
         """Cancel and join everything; what was not taken is gone. An ended batch is none the worse for it."""
-        self.aborted = not (self._closed and self._sequence == self._submitted)
+        self.aborted = not self._is_done()
         self._runnable.clear()
         self._parked.clear()
         for lane in self._lanes.values():
             lane.queue.clear()  # else a call that swallows its cancellation would be followed by another
-        self._tell()
+        self._outbox.end()
         for worker in self._workers:
             worker.cancel()
         try:
@@ -192,11 +195,10 @@ class BatchSession:
             self.account.close()
         # Tasks and futures refer back to the session, so what it holds would stay until the next garbage collection.
         self._lanes.clear()
-        self._ready.clear()
-        self._held_back.clear()
+        self._own.clear()
 
     def cut_short(self, message: str) -> None:
-        """End every item that has not ended, under way or waiting, with a result that says CANCELLED."""
+        """End every item that has not ended, under way, waiting or to come, with a result that says CANCELLED."""
         self._cut_short = message
         self._runnable.clear()
         self._parked.clear()
@@ -205,8 +207,7 @@ class BatchSession:
             while lane.queue:
                 work = lane.queue.popleft()
                 self._leave_inbox(work)
-                self._started_not_taken += 1
-                self._deliver(failure(work, ErrorReason.CANCELLED, message, retryable=True))
+                self._cancel(work, message)
         for worker in self._workers:
             worker.cancel()
 
@@ -215,9 +216,11 @@ class BatchSession:
     def _lane(self, shared: SharedStrategy | None) -> _Lane:
         lane = self._lanes.get(shared)
         if lane is None:
-            limit = (shared.max_concurrency if shared is not None else None) or self._max_concurrency
-            lane = self._lanes[shared] = _Lane(limit)
+            lane = self._lanes[shared] = _Lane(self._lane_limit(shared))
         return lane
+
+    def _lane_limit(self, shared: SharedStrategy | None) -> int:
+        return (shared.max_concurrency if shared is not None else None) or self._max_concurrency
 
     def _queue(self, lane: _Lane) -> None:
         """Put a lane in the rotation if it has an item that may be started."""
@@ -227,7 +230,7 @@ class BatchSession:
 
     def _start_worker(self) -> None:
         """Start one more worker if there is work for it. Each worker starts the next, so few are started in vain."""
-        if self._runnable and not self._starting and len(self._workers) < self._max_concurrency:
+        if self._runnable and not self._starting and not self._paused and len(self._workers) < self._max_concurrency:
             self._starting = True
             wrap = self._wrap_worker
             worker = self._loop.create_task(self._work() if wrap is None else wrap(self._work))
@@ -244,9 +247,8 @@ class BatchSession:
             self._queue(lane)
             self._leave_inbox(work)
             self.in_flight += 1
-            self._started_not_taken += 1
             size = _size(work)
-            self._held_bytes += size
+            self._outbox.reserve(size)
             self._start_worker()
             try:
                 result = await self._run(work)
@@ -254,30 +256,31 @@ class BatchSession:
                 lane.active -= 1
                 self.in_flight -= 1
             self._queue(lane)
-            self._held_bytes -= size
-            self._deliver(result)
+            self._deliver(result, size)
             done += 1
             if done % _ITEMS_BEFORE_YIELD == 0:
                 await asyncio.sleep(0)
 
     def _next_lane(self) -> _Lane | None:
         """The next lane whose first item may be started; lanes before it are parked until results are taken."""
-        while self._runnable:
+        # A limit that was lowered sends workers home.
+        while self._runnable and not self._paused and self.in_flight < self._max_concurrency:
             lane = self._runnable.popleft()
-            if self._has_room(lane.queue[0]):
+            if lane.active >= lane.limit:
+                lane.queued = False
+            elif self._outbox.has_room(lane.queue[0].index):
                 return lane
-            self._parked.append(lane)
+            else:
+                self._parked.append(lane)
         return None
 
-    def _has_room(self, work: Work) -> bool:
-        """Whether the outbox has room for the item's result."""
-        if self._ordered and work.index == self._sequence and not self._ready:
-            return True  # the next one in line must never wait behind results that wait for it
-        if self._held_bytes >= self._outbox_bytes:
-            return False
-        if self._ordered:
-            return work.index < self._taken + self._outbox_items
-        return self._started_not_taken < self._outbox_items
+    def _on_room(self) -> None:
+        """Go on with what waited for results to be taken."""
+        self._runnable.extend(self._parked)
+        self._parked.clear()
+        self._start_worker()
+        if self._cut_short is not None:
+            self._wake_submit()
 
     async def _run(self, work: Work) -> AnyResult:
         try:
@@ -292,38 +295,41 @@ class BatchSession:
         except Exception as error:
             return engine_failure(work, error)
 
+    def _is_full(self, work: Work) -> bool:
+        if self._cut_short is not None:
+            return not self._outbox.has_room(work.index)
+        return self.waiting >= self._inbox_items or (self.waiting > 0 and self._waiting_bytes >= self._inbox_bytes)
+
     def _leave_inbox(self, work: Work) -> None:
         self.waiting -= 1
         self._waiting_bytes -= _size(work)
-        space = self._space
         # Half empty before the reader is woken, so that it is not woken for every item.
-        if space is not None and self.waiting <= self._inbox_items // 2:
+        if self.waiting <= self._inbox_items // 2:
+            self._wake_submit()
+
+    def _wake_submit(self) -> None:
+        space = self._space
+        if space is not None:
             self._space = None
             if not space.done():
                 space.set_result(None)
 
-    def _deliver(self, result: AnyResult) -> None:
+    def _cancel(self, work: Work, message: str) -> None:
+        self._outbox.reserve(0)
+        self._deliver(failure(work, ErrorReason.CANCELLED, message, retryable=True), 0)
+
+    def _deliver(self, result: AnyResult, reserved: int) -> None:
         self.totals.add(result)
-        self._held_bytes += _result_size(result)
-        if not self._ordered:
-            self._release(result)
-        else:
-            self._held_back[result.submission_index] = result
-            while (following := self._held_back.pop(self._sequence, None)) is not None:
-                self._release(following)
-        self._tell()
+        self._outbox.put(result, reserved)
+        if self._closed:
+            self._end_if_done()
 
-    def _release(self, result: AnyResult) -> None:
-        self._sequence += 1
-        result.sequence = self._sequence
-        self._ready.append(result)
+    def _is_done(self) -> bool:
+        return self._closed and self._own.sequence == self._submitted
 
-    def _tell(self) -> None:
-        news = self._news
-        if news is not None:
-            self._news = None
-            if not news.done():
-                news.set_result(None)
+    def _end_if_done(self) -> None:
+        if self._is_done():
+            self._own.end()
 
 
 def engine_failure(work: Work, error: BaseException) -> AnyResult:
@@ -335,15 +341,4 @@ def engine_failure(work: Work, error: BaseException) -> AnyResult:
 
 
 def _size(work: Work) -> int:
-    return _bytes(work.prompt) + _bytes(work.context)
-
-
-def _result_size(result: AnyResult) -> int:
-    return _bytes(result.output) + _bytes(result.context)
-
-
-def _bytes(value: object) -> int:
-    """What a text or bytes take; other things are their owner's."""
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-    return len(value) if isinstance(value, bytes) else 0
+    return byte_size(work.prompt) + byte_size(work.context)

@@ -18,7 +18,7 @@ from .settings import ConfigError, ServerSettings, Settings, explain, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0 all fine, 2 configuration or usage."""
+    """Run the command; the exit code: 0 all fine, 1 a damaged journal, 2 configuration or usage."""
     options = _parser().parse_args(arguments)
     if options.command == "settings":
         from .settings_table import settings_table
@@ -27,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.command == "emulate-gemini":
         return emulator_cli.run(options)
+    if options.command == "journal":
+        from . import journal_command
+
+        return journal_command.run(options)
     try:
         settings = _settings(options)
         if options.command == "check-config":
@@ -77,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         help="list every key of the configuration file",
         description="List every key of the configuration file with its default and what it does, in Markdown.",
     )
+    journal = commands.add_parser(
+        "journal",
+        help="check or export the journal, also a damaged one",
+        description="Look into the journal, also a damaged one, without changing it; a SQLite one also while a sidecar "
+        "runs.",
+    )
+    _add_journal_actions(journal)
     emulate = commands.add_parser(
         "emulate-gemini",
         help="emulate Gemini's REST API for development and tests",
@@ -85,6 +96,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     emulator_cli.add_arguments(emulate)
     return parser
+
+
+def _add_journal_actions(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check",
+        help="read all of it and say what is damaged",
+        description="Read all of it and say what is damaged, a line each. Exits 1 if anything is.",
+    )
+    export = actions.add_parser(
+        "export",
+        help="write its items and results as JSON lines",
+        description="Write the items and results that can be read to standard output as JSON lines, and to standard "
+        "error what cannot. Exits 1 if anything cannot.",
+    )
+    export.add_argument("--batch-id", metavar="ID", help="of this batch only")
+    for action in (check, export):
+        where = action.add_mutually_exclusive_group()
+        where.add_argument("--config", type=Path, metavar="FILE", help="the operator's TOML file, for its journal.url")
+        where.add_argument("journal", nargs="?", metavar="JOURNAL", help="instead: a SQLite file, or postgresql://…")
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -30,6 +30,7 @@ class ItemIndex:
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("CREATE TABLE items (id TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE refused (digest BLOB PRIMARY KEY) WITHOUT ROWID")
         self._db.execute("BEGIN")
 
     def add(self, item_id: str, strategy: str, prompt: str, context: bytes) -> Seen:
@@ -40,6 +41,12 @@ class ItemIndex:
             return Seen.NEW
         (known,) = self._db.execute("SELECT digest FROM items WHERE id = ?", (item_id,)).fetchone()
         return Seen.SAME if known == digest else Seen.OTHER_CONTENT
+
+    def refuse(self, item_id: str, strategy: str, prompt: str, context: bytes) -> Seen:
+        """Note an item that is not run, so that its id is still free; SAME: it was refused before."""
+        digest = content_digest(item_id, content_digest(strategy, prompt, context).hex(), b"")
+        added = self._db.execute("INSERT OR IGNORE INTO refused VALUES (?)", (digest,)).rowcount
+        return Seen.NEW if added else Seen.SAME
 
     def close(self) -> None:
         """Give the file back."""

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from datetime import date
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -14,7 +15,17 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from batch_llm.caching import CacheRecord, CacheRefusedError, CacheState, ContextCache
-from batch_llm.model import AnyResult, BatchTotals, ErrorReason, Receipt, effective_input_tokens
+from batch_llm.journal.store import BatchRecord, BatchState
+from batch_llm.model import (
+    DEFAULT_CACHE_DISCOUNT,
+    AnyResult,
+    BatchTotals,
+    ErrorReason,
+    Receipt,
+    TokenUsage,
+    WorkItemResult,
+    effective_input_tokens,
+)
 from batch_llm.processor import BatchSession
 from batchllm.v1 import batch_service_pb2 as pb_batch
 from batchllm.v1 import cache_lifecycle_service_pb2, errors_pb2, strategy_service_pb2, work_pb2
@@ -24,7 +35,14 @@ from .catalogue import Entry
 logger = logging.getLogger("batch_llm")
 
 _ERROR_REASONS = {reason: errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.value}") for reason in ErrorReason}
+_REASONS = {number: reason for reason, number in _ERROR_REASONS.items()}
+_RECEIPT_COUNTS = tuple(
+    name
+    for name in work_pb2.Receipt.DESCRIPTOR.fields_by_name
+    if name not in {"total_nano_usd", "uncached_nano_usd", "price_date", "advice"}
+)
 _LONGEST_SECONDS = 10_000 * 365 * 86_400.0  # about what a Duration can carry
+_BATCH_STATES = {state: pb_batch.BatchState.Value(f"BATCH_STATE_{state.value}") for state in BatchState}
 _CACHE_STATES = {
     state: cache_lifecycle_service_pb2.CacheState.Value(f"CACHE_STATE_{state.value}") for state in CacheState
 }
@@ -153,6 +171,41 @@ def receipt_message(receipt: Receipt) -> work_pb2.Receipt:
     )
 
 
+def counted_result(message: work_pb2.WorkItemResult) -> AnyResult:
+    """Of a result that was sent, what `BatchTotals` counts."""
+    usage = message.usage
+    saved = usage.input_tokens - usage.effective_input_tokens
+    result: AnyResult = WorkItemResult(
+        item_id=message.item_id,
+        success=message.WhichOneof("outcome") == "output",
+        token_usage=TokenUsage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            total_tokens=usage.total_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            thinking_tokens=usage.thinking_tokens,
+        ),
+        # Rounded to a token when it was sent: exact for the items, up to a token each for the batch.
+        cache_discount=saved / usage.cached_input_tokens if usage.cached_input_tokens else DEFAULT_CACHE_DISCOUNT,
+    )
+    if not result.success:
+        result.reason = _REASONS.get(message.error.reason)
+    if message.HasField("receipt"):
+        result.bill = receipt_of(message.receipt)
+    return result
+
+
+def receipt_of(message: work_pb2.Receipt) -> Receipt:
+    """A receipt that was sent."""
+    fields = {name: getattr(message, name) for name in _RECEIPT_COUNTS}
+    return Receipt(
+        **fields,
+        full_price_nano_usd=message.uncached_nano_usd,
+        price_date=date.fromisoformat(message.price_date) if message.price_date else None,
+        advice=tuple(message.advice),
+    )
+
+
 def batch_result_message(
     batch_id: str, totals: BatchTotals, receipt: Receipt, elapsed_seconds: float
 ) -> work_pb2.BatchResult:
@@ -173,14 +226,16 @@ def batch_result_message(
     )
 
 
-def progress_message(session: BatchSession, elapsed_seconds: float, cooldown_seconds: float) -> pb_batch.BatchProgress:
-    """How far a batch is."""
+def progress_message(
+    session: BatchSession, items: int, elapsed_seconds: float, cooldown_seconds: float
+) -> pb_batch.BatchProgress:
+    """How far a batch of so many items is."""
     totals = session.totals
     message = pb_batch.BatchProgress(
         done=totals.total_items,
         failed=totals.failed,
         in_flight=session.in_flight,
-        waiting=session.waiting,
+        waiting=items - totals.total_items - session.in_flight,
         input_tokens=totals.input_tokens,
         output_tokens=totals.output_tokens,
         cached_input_tokens=totals.cached_tokens,
@@ -188,6 +243,32 @@ def progress_message(session: BatchSession, elapsed_seconds: float, cooldown_sec
     )
     if cooldown_seconds > 0:
         message.cooldown.CopyFrom(duration(cooldown_seconds))
+    return message
+
+
+def batch_info_message(record: BatchRecord, *, running: bool, last_sequence: int | None = None) -> pb_batch.BatchInfo:
+    """A batch.
+
+    Args:
+        record: as the journal knows it.
+        running: whether a sidecar runs it.
+        last_sequence: where that is not the count of its results.
+    """
+    message = pb_batch.BatchInfo(
+        batch_id=record.batch_id,
+        state=_BATCH_STATES[record.state],
+        running=running,
+        detach=record.detach,
+        create_time=timestamp(record.create_time),
+        update_time=timestamp(record.update_time),
+        items=record.items,
+        done=record.results,
+        failed=record.failed,
+        last_sequence=record.results if last_sequence is None else last_sequence,
+        labels=pb_batch.OpenBatch.FromString(record.opening).labels,
+    )
+    if record.state.ended:
+        message.batch_result.ParseFromString(record.result)
     return message
 
 

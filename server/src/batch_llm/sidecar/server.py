@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from batch_llm.caching import CacheRegistry
 from batch_llm.executor import Executor
+from batch_llm.journal.store import DamagedError, StoreError
 from batchllm.v1 import (
     batch_service_pb2,
     batch_service_pb2_grpc,
@@ -27,10 +28,14 @@ from batchllm.v1 import (
 )
 
 from .batch_service import BatchServicer
+from .batches import Batches
 from .cache_service import CacheServicer
 from .catalogue import Catalogue
+from .journals import journal
+from .live_batch import Engine
 from .providers import Providers
 from .settings import ConfigError, GeminiProvider, Settings
+from .single_items import SingleItems
 from .strategy_service import StrategyServicer
 
 logger = logging.getLogger("batch_llm")
@@ -42,7 +47,9 @@ SERVICES = (
 )
 _STOP_GRACE_SECONDS = 2.0
 _CLEANUP_SECONDS = 10.0
+_LAST_WRITES_SECONDS = 10.0
 _PENDING_CALLS = 100_000
+_KEEPALIVE_MS = 10_000
 _SOCKET_PATH_BYTES = 99  # 107 in sockaddr_un on Linux, less a dot and a process id
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
@@ -71,7 +78,10 @@ class Sidecar:
             allow_registration=settings.server.allow_registration,
         )
         self._catalogue.declare(settings.strategies)
-        self._batches = BatchServicer(self._catalogue, Executor(), settings.server)
+        self._journal = journal(settings.journal, state_dir)
+        engine = Engine(self._catalogue, Executor(), settings.server, self._journal)
+        self._batches = Batches(engine, retention_seconds=settings.journal.retention_seconds)
+        self._service = BatchServicer(self._batches, SingleItems(engine))
         self._health = health.aio.HealthServicer()
         self._sockets: list[tuple[Path, int]] = []
         self._servers: list[grpc.aio.Server] = []
@@ -82,16 +92,21 @@ class Sidecar:
         """Listen and serve.
 
         Raises:
-            ConfigError: an address cannot be used.
+            ConfigError: an address or the journal cannot be used.
         """
+        try:
+            await self._journal.store.open()
+        except (DamagedError, StoreError) as error:
+            raise ConfigError(f"journal.url: {error}") from None
         server = self._server()
-        batch_service_pb2_grpc.add_BatchServiceServicer_to_server(self._batches, server)
+        batch_service_pb2_grpc.add_BatchServiceServicer_to_server(self._service, server)
         strategy_service_pb2_grpc.add_StrategyServiceServicer_to_server(StrategyServicer(self._catalogue), server)
         cache_lifecycle_service_pb2_grpc.add_CacheLifecycleServiceServicer_to_server(
             CacheServicer(self._catalogue, self._registry), server
         )
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self.addresses = [self._bind(server, address, "server.listen") for address in self._settings.server.listen]
+        self._batches.start()
         await server.start()
         if self._settings.server.health_listen is not None:
             probe = self._server()
@@ -102,8 +117,14 @@ class Sidecar:
     async def drain(self) -> None:
         """Take no more work, finish what is held within the limit, stop. Caches stay."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._batches.drain(self._settings.server.drain_timeout_seconds)
+        await self._service.drain(self._settings.server.drain_timeout_seconds)
         await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
+        try:
+            async with asyncio.timeout(_LAST_WRITES_SECONDS):
+                await self._journal.writer.close()
+        except TimeoutError:
+            logger.warning("the journal cannot be written; what was not is lost")
+        await self._journal.store.close()
         try:
             async with asyncio.timeout(_CLEANUP_SECONDS):
                 await self._catalogue.close()
@@ -133,6 +154,13 @@ class Sidecar:
                 # gRPC cancels calls beyond 1,000 that wait for their handler; single items may come in thousands.
                 ("grpc.server.max_pending_requests", _PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
+                # Else a client whose machine or network is gone without a word keeps its batch from others; and let
+                # clients ask as often. https://github.com/grpc/grpc/blob/master/doc/keepalive.md
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+                ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),  # of pings that measure, instead of those
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

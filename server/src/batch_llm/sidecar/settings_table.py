@@ -14,6 +14,7 @@ from .settings import (
     CooldownSettings,
     GeminiProvider,
     GenerationSettings,
+    JournalSettings,
     LocalProvider,
     OpenAIProvider,
     PythonProvider,
@@ -25,6 +26,7 @@ from .settings import (
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[server]", ServerSettings),
+    ("[journal]", JournalSettings),
     ('[providers.NAME] with kind = "simulated"', SimulatedProvider),
     ('[providers.NAME] with kind = "local"', LocalProvider),
     ('[providers.NAME] with kind = "gemini"', GeminiProvider),

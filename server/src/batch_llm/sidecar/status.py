@@ -14,7 +14,8 @@ from .mapping import clean
 logger = logging.getLogger("batch_llm")
 
 DOMAIN = "batchllm.v1"
-DRAIN_RETRY_SECONDS = 5
+# What a client is told to wait, where nothing better is known.
+RETRY_SECONDS = {ErrorReason.SERVER_DRAINING: 5, ErrorReason.JOURNAL_UNAVAILABLE: 2}
 # gRPC refuses trailers over 16 KiB, and the client would see that refusal in place of the error.
 _MESSAGE_CHARACTERS = 1000
 _VALUE_CHARACTERS = 1000
@@ -34,6 +35,11 @@ _CODES = {
     ErrorReason.REGISTRATION_DISABLED: grpc.StatusCode.PERMISSION_DENIED,
     ErrorReason.BATCH_IN_USE: grpc.StatusCode.ABORTED,
     ErrorReason.SERVER_DRAINING: grpc.StatusCode.UNAVAILABLE,
+    ErrorReason.JOURNAL_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorReason.JOURNAL_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorReason.BATCH_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorReason.BATCH_NOT_FINISHED: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorReason.IDEMPOTENCY_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
     # A cache operation reaches a provider, so a provider's answers can end an RPC too.
     ErrorReason.PREPARE_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorReason.AUTHENTICATION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
@@ -48,6 +54,11 @@ _CODES = {
 def draining() -> BatchLLMError:
     """The error of a sidecar that is shutting down."""
     return BatchLLMError("the sidecar is shutting down; try again in a few seconds", reason=ErrorReason.SERVER_DRAINING)
+
+
+def invalid(field: str, problem: str) -> BatchLLMError:
+    """The error of a request's field that is out of its range."""
+    return BatchLLMError(f"{field} {problem}", reason=ErrorReason.INVALID_FIELD, metadata={"field": field})
 
 
 async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:  # type: ignore[type-arg]
@@ -65,7 +76,7 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
     message = _shortened(clean(str(error)), _MESSAGE_CHARACTERS)
     metadata = {key: _shortened(clean(value), _VALUE_CHARACTERS) for key, value in metadata.items()}
     details = [error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN, metadata=metadata)]
-    wait = DRAIN_RETRY_SECONDS if reason is ErrorReason.SERVER_DRAINING else getattr(error, "retry_after", None)
+    wait = RETRY_SECONDS.get(reason) or getattr(error, "retry_after", None)
     if wait:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(wait * 1000))

@@ -1,6 +1,7 @@
 """The operator's file: every key with its default and description, in one place."""
 
 from .file import ENVIRONMENT_PREFIX, ConfigError, Settings, check_name, explain, load, ready_providers
+from .journal import JournalSettings
 from .providers import (
     PROVIDER_KINDS,
     CooldownSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "CooldownSettings",
     "GeminiProvider",
     "GenerationSettings",
+    "JournalSettings",
     "LocalProvider",
     "OpenAIProvider",
     "Provider",

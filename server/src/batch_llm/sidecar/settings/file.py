@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from .journal import JournalSettings
 from .providers import GEMINI_KEY_VARIABLES, PROVIDER_KINDS, Provider
 from .section import Section
 from .server import ServerSettings
@@ -45,6 +46,7 @@ class Settings(Section):
     """The whole file."""
 
     server: ServerSettings = Field(default_factory=ServerSettings)
+    journal: JournalSettings = Field(default_factory=JournalSettings)
     providers: dict[str, Provider] = Field(default_factory=dict, description="`[providers.NAME]`")
     strategies: dict[str, StrategySpec] = Field(default_factory=dict, description="`[strategies.NAME]`")
 

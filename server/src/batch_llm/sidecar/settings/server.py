@@ -39,14 +39,14 @@ class ServerSettings(Section):
     state_dir: Path = Field(
         default_factory=_default_state_dir,
         strict=False,
-        description="local models and context caches; created with mode 0700",
+        description="the journal, local models and context caches; created with mode 0700",
     )
     max_concurrency: int = Field(1024, ge=1, le=100_000, description="items in flight at most, for one batch")
     max_message_bytes: int = Field(
         16 * 1024 * 1024, ge=64 * 1024, le=512 * 1024 * 1024, description="largest message taken, in bytes"
     )
     drain_timeout_seconds: float = Field(
-        30.0, ge=0, le=LONGEST_SECONDS, description="how long SIGTERM waits for items that it holds"
+        30.0, ge=0, le=LONGEST_SECONDS, description="how long SIGTERM waits for items that are in flight"
     )
     allow_registration: bool = Field(True, description="whether applications may register strategies by RPC")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severity that is logged")

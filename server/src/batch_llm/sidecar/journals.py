@@ -1,0 +1,39 @@
+"""The journal that the operator's file asks for."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from batch_llm.journal.store import JournalStore
+from batch_llm.journal.writer import JournalWriter
+
+from .batch_log import Journal
+from .settings import JournalSettings
+
+
+def journal(settings: JournalSettings, state_dir: Path) -> Journal:
+    """The journal, its store not open yet."""
+    store = store_at(settings.url, state_dir)
+    # A name for each process where several share a store; the only one need not wait for its own leases to end.
+    return Journal(store, JournalWriter(store), f"sidecar-{uuid.uuid4().hex}", settings.lease_seconds)
+
+
+def store_at(url: str, state_dir: Path) -> JournalStore:
+    """The store that `journal.url` names, not open yet.
+
+    Raises:
+        StoreError: the url cannot be read, or its extra is not installed.
+    """
+    # Imported where needed: psycopg is an extra.
+    if url == "memory":
+        from batch_llm.journal.memory import MemoryStore
+
+        return MemoryStore()
+    if url.startswith("postgres"):
+        from batch_llm.journal.postgres import PostgresStore
+
+        return PostgresStore(url)
+    from batch_llm.journal.sqlite import SqliteStore
+
+    return SqliteStore(Path(url.removeprefix("sqlite://")) if url != "sqlite" else state_dir / "journal.db")
