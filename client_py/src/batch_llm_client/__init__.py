@@ -7,6 +7,7 @@ with BatchClient() as client, client.process_batch([WorkItem("1", "Hello")], str
         print(result.item_id, result.text)
 """
 
+from batch_llm_client._resume import ResumePolicy
 from batch_llm_client._version import __version__
 from batch_llm_client.batch import Batch
 from batch_llm_client.batch_aio import AsyncBatch
@@ -15,12 +16,19 @@ from batch_llm_client.client_aio import AsyncBatchClient
 from batch_llm_client.errors import (
     AbortedError,
     AlreadyExistsError,
+    BatchInUseError,
     BatchLLMClientError,
+    BatchLostError,
+    BatchNotFinishedError,
+    BatchNotFoundError,
     CallCancelledError,
     ClientClosedError,
     DeadlineExceededError,
     FailedPreconditionError,
+    IdempotencyConflictError,
     InvalidRequestError,
+    JournalFullError,
+    JournalUnavailableError,
     MessageTooLargeError,
     NotFoundError,
     PermissionDeniedError,
@@ -40,6 +48,7 @@ from batch_llm_client.model import (
     WorkItem,
 )
 from batch_llm_client.receipt import Receipt
+from batchllm.v1.batch_service_pb2 import BatchInfo, BatchState
 from batchllm.v1.cache_lifecycle_service_pb2 import Cache
 from batchllm.v1.strategy_service_pb2 import Strategy, StrategySpec
 
@@ -50,15 +59,24 @@ __all__ = [
     "AsyncBatchClient",
     "Batch",
     "BatchClient",
+    "BatchInUseError",
+    "BatchInfo",
     "BatchLLMClientError",
+    "BatchLostError",
+    "BatchNotFinishedError",
+    "BatchNotFoundError",
     "BatchOpened",
+    "BatchState",
     "Cache",
     "CallCancelledError",
     "ClientClosedError",
     "DeadlineExceededError",
     "FailedPreconditionError",
+    "IdempotencyConflictError",
     "InvalidRequestError",
     "ItemFailure",
+    "JournalFullError",
+    "JournalUnavailableError",
     "MessageTooLargeError",
     "NotFoundError",
     "PermissionDeniedError",
@@ -67,6 +85,7 @@ __all__ = [
     "ResourceExhaustedError",
     "Result",
     "ResultOrder",
+    "ResumePolicy",
     "ServerDrainingError",
     "SidecarUnavailableError",
     "Strategy",

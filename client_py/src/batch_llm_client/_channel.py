@@ -7,6 +7,9 @@ DEFAULT_TIMEOUT: Final = 60.0
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 DEFAULT_FRAME_ITEMS: Final = 64
 DEFAULT_FRAME_BYTES: Final = 512 * 1024
+DEFAULT_UNCONFIRMED_ITEMS: Final = 4096
+DEFAULT_UNCONFIRMED_BYTES: Final = 32 * 1024 * 1024
+_KEEPALIVE_MS: Final = 10_000
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -16,4 +19,13 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", -1),
         # A sidecar is beside its service: a company's http_proxy must not come between.
         ("grpc.enable_http_proxy", 0),
+        # gRPC's own pause between attempts to connect grows to 120 s; ours are in ResumePolicy.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # A network that is gone without a reset would leave a batch waiting for ever. The sidecar allows these pings;
+        # see https://github.com/grpc/grpc/blob/master/doc/keepalive.md.
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),  # of pings that measure, instead of those
+        ("grpc.http2.max_pings_without_data", 0),
     ]

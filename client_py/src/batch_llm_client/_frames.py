@@ -1,32 +1,42 @@
 """The stream's frames, without any transport: what both clients send, and how both read what comes back."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Final, Protocol
 
-from batch_llm_client.errors import MessageTooLargeError, UnexpectedError
+from batch_llm_client._resume import Retries
+from batch_llm_client.errors import BatchLLMClientError, BatchLostError, MessageTooLargeError, UnexpectedError
 from batch_llm_client.model import BatchOpened, Progress, ResultOrder, Totals, WorkItem
 from batchllm.v1 import work_pb2
-from batchllm.v1.batch_service_pb2 import OpenBatch, ProcessBatchRequest, ProcessBatchResponse, WorkItems
+from batchllm.v1.batch_service_pb2 import (
+    RESULT_ORDER_UNSPECIFIED,
+    ItemsAccepted,
+    OpenBatch,
+    ProcessBatchRequest,
+    ProcessBatchResponse,
+)
 
 # A message inside another costs one byte of tag and at most five of length.
 _NESTING_BYTES: Final = 6
 # An item lies in WorkItems, which lies in the request.
-_FRAME_BYTES: Final = _NESTING_BYTES
+FRAME_BYTES: Final = _NESTING_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a frame may hold, and what a message may weigh in bytes."""
+    """What a frame may hold, what a message may weigh in bytes, and how much may be unconfirmed."""
 
     frame_items: int
     frame_bytes: int
     max_message_bytes: int
+    unconfirmed_items: int
+    unconfirmed_bytes: int
 
     def __post_init__(self) -> None:
-        for name in ("frame_items", "frame_bytes", "max_message_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
 
     def within(self, server_bytes: int) -> "Limits":
         """Clamp to what the server takes; 0: it did not say."""
@@ -45,51 +55,9 @@ def encode(item: WorkItem, limit: int) -> tuple[work_pb2.WorkItem, int]:
         raise TypeError(f"items must be WorkItem, not {type(item).__name__}")
     message = item.to_message()
     cost = message.ByteSize() + _NESTING_BYTES
-    if cost + _FRAME_BYTES > limit:
-        raise MessageTooLargeError(item.item_id, cost + _FRAME_BYTES, limit)
+    if cost + FRAME_BYTES > limit:
+        raise MessageTooLargeError(item.item_id, cost + FRAME_BYTES, limit)
     return message, cost
-
-
-class FrameBuffer:
-    """Items on their way into one frame, bounded by count and bytes."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._messages: list[work_pb2.WorkItem] = []
-        self._bytes = _FRAME_BYTES
-
-    def __bool__(self) -> bool:
-        return bool(self._messages)
-
-    def fits(self, cost: int) -> bool:
-        """Whether an item of `cost` bytes may be added; an empty buffer takes any."""
-        return not self._messages or (
-            len(self._messages) < self._limits.frame_items and self._bytes + cost <= self._limits.frame_bytes
-        )
-
-    def add(self, message: work_pb2.WorkItem, cost: int) -> None:
-        """Add an item that fits."""
-        self._messages.append(message)
-        self._bytes += cost
-
-    def take(self) -> ProcessBatchRequest:
-        """Make a frame of all that is here, and be empty again."""
-        frame = ProcessBatchRequest(items=WorkItems(items=self._messages))
-        self._messages = []
-        self._bytes = _FRAME_BYTES
-        return frame
-
-
-def chunk(items: Iterable[WorkItem], limits: Limits) -> Iterator[ProcessBatchRequest]:
-    """Cut items that are all at hand into full frames."""
-    buffer = FrameBuffer(limits)
-    for item in items:
-        message, cost = encode(item, limits.max_message_bytes)
-        if not buffer.fits(cost):
-            yield buffer.take()
-        buffer.add(message, cost)
-    if buffer:
-        yield buffer.take()
 
 
 def open_frame(
@@ -97,31 +65,78 @@ def open_frame(
     batch_id: str,
     strategy: str,
     max_concurrency: int,
-    result_order: ResultOrder | str,
+    result_order: ResultOrder | str | None,
     labels: Mapping[str, str] | None,
-) -> ProcessBatchRequest:
-    """Build the first frame. ValueError: no such result order."""
-    return ProcessBatchRequest(
-        open=OpenBatch(
-            batch_id=batch_id,
-            strategy=strategy,
-            max_concurrency=max_concurrency,
-            result_order=ResultOrder(result_order).number,
-            labels=labels,
-        )
+    resume_after_sequence: int,
+    detach: bool,
+) -> OpenBatch:
+    """Build what the first frame says, with an id of our own where none is given: without one it cannot be resumed.
+
+    Raises:
+        ValueError: no such result order, or a batch without id is to be resumed.
+    """
+    if resume_after_sequence and not batch_id:
+        raise ValueError("resume_after_sequence needs the batch_id of the batch to resume")
+    return OpenBatch(
+        batch_id=batch_id or f"batch-{uuid.uuid4().hex}",
+        strategy=strategy,
+        max_concurrency=max_concurrency,
+        result_order=RESULT_ORDER_UNSPECIFIED if result_order is None else ResultOrder(result_order).number,
+        labels=labels,
+        resume_after_sequence=resume_after_sequence,
+        detach=detach,
     )
 
 
-class Incoming:
-    """What the server has said on one stream so far."""
+class Sending(Protocol):
+    """The side that sends, as far as what comes back concerns it."""
 
-    def __init__(self, *, on_opened: Callable[[int], None], on_progress: Callable[[Progress], None] | None) -> None:
-        """`on_opened` gets the server's message limit in bytes."""
-        self._on_opened = on_opened
+    def begin(self, server_bytes: int) -> None:
+        """Let items flow on the present stream, within the server's message limit in bytes."""
+
+    def confirm(self, received: int) -> None:
+        """Let go of the first `received` items of the present stream."""
+
+
+class Incoming:
+    """What the server has said of a batch so far, on all its streams.
+
+    Args:
+        opening: what the batch was opened with first.
+        outgoing: its items.
+        retries: told of what is new.
+        on_progress: called with each report.
+    """
+
+    def __init__(
+        self, opening: OpenBatch, outgoing: Sending, retries: Retries, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._opening = opening
+        self._outgoing = outgoing
+        self._retries = retries
         self._on_progress = on_progress
         self._totals: Totals | None = None
+        self._held = 0
+        self._newest_sequence = opening.resume_after_sequence
         self.opened: BatchOpened | None = None
         self.progress: Progress | None = None
+        self.last_sequence = opening.resume_after_sequence
+        """Of the last result that was handed out."""
+
+    @property
+    def batch_id(self) -> str:
+        """The batch's id."""
+        return self._opening.batch_id
+
+    @property
+    def held(self) -> int:
+        """How many items the server was last known to hold."""
+        return self._held
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last frame has come."""
+        return self._totals is not None
 
     @property
     def totals(self) -> Totals:
@@ -130,14 +145,26 @@ class Incoming:
             raise RuntimeError("a batch's totals come at its end: iterate over all its results first")
         return self._totals
 
+    def opening(self) -> ProcessBatchRequest:
+        """Give the first frame of the next stream."""
+        frame = ProcessBatchRequest(open=self._opening)
+        frame.open.resume_after_sequence = self.last_sequence
+        return frame
+
     def take(self, frame: ProcessBatchResponse) -> Iterator[work_pb2.WorkItemResult]:
-        """Note what a frame says and give the results in it; a frame of a kind unknown here says nothing."""
+        """Note what a frame says and give the results in it; a frame of a kind unknown here says nothing.
+
+        Raises:
+            BatchLostError: the server no longer holds what it had accepted.
+            UnexpectedError: the server breaks the protocol.
+        """
         match frame.WhichOneof("frame"):
             case "results":
-                return iter(frame.results.results)
+                return self._new(frame.results.results)
+            case "accepted":
+                self._accept(frame.accepted)
             case "opened":
-                self.opened = BatchOpened.from_message(frame.opened)
-                self._on_opened(self.opened.max_message_bytes)
+                self._open(BatchOpened.from_message(frame.opened))
             case "progress":
                 self.progress = Progress.from_message(frame.progress)
                 if self._on_progress is not None:
@@ -151,3 +178,47 @@ class Incoming:
         if self.opened is None or self._totals is None:
             missing = "`opened`" if self.opened is None else "`batch_result`"
             raise UnexpectedError(f"the server ended the stream without {missing}", code="OK")
+
+    def check_detached(self) -> None:
+        """RuntimeError: the batch does not go on without a client."""
+        if not self._opening.detach:
+            raise RuntimeError("only a batch that was opened with detach=True goes on by itself")
+
+    def explain(self, error: BatchLLMClientError) -> BatchLLMClientError:
+        """Say what it means when a server that knew the batch refuses to go on after the last result."""
+        if self.opened is not None and error.metadata.get("field") == "resume_after_sequence":
+            return self._lost()
+        return error
+
+    def _open(self, opened: BatchOpened) -> None:
+        if self.opened is not None and (opened.items < self._held or opened.last_sequence < self.last_sequence):
+            raise self._lost()
+        self.opened = opened
+        self._held = opened.items
+        self._retries.connected()
+        self._outgoing.begin(opened.max_message_bytes)
+
+    def _accept(self, accepted: ItemsAccepted) -> None:
+        if accepted.items > self._held:
+            self._held = accepted.items
+            self._retries.progress()
+        self._outgoing.confirm(accepted.received)
+
+    def _lost(self) -> BatchLostError:
+        durable = self.opened is not None and self.opened.durable
+        return BatchLostError(self.batch_id, self._held, self.last_sequence, durable)
+
+    def _new(self, results: Sequence[work_pb2.WorkItemResult]) -> Iterator[work_pb2.WorkItemResult]:
+        if results and results[-1].sequence > self._newest_sequence:
+            self._newest_sequence = results[-1].sequence
+            self._retries.progress()
+        return self._following(results)
+
+    def _following(self, results: Iterable[work_pb2.WorkItemResult]) -> Iterator[work_pb2.WorkItemResult]:
+        for result in results:
+            if result.sequence > self.last_sequence + 1:
+                gap = f"result {result.sequence} follows {self.last_sequence}"
+                raise UnexpectedError(f"the server left out results: {gap}", code="OK")
+            if result.sequence > self.last_sequence:
+                self.last_sequence = result.sequence
+                yield result

@@ -1,7 +1,7 @@
 """The async client."""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -9,16 +9,19 @@ import grpc
 import grpc.aio
 
 from batch_llm_client import _channel
+from batch_llm_client._clock import AsyncClock
 from batch_llm_client._durations import to_duration
-from batch_llm_client._frames import Limits, encode, open_frame
+from batch_llm_client._frames import Incoming, Limits, encode, open_frame
 from batch_llm_client._outgoing_aio import AsyncOutgoing
-from batch_llm_client.batch_aio import AsyncBatch, task_is_cancelled
-from batch_llm_client.errors import cancelled, closed, from_rpc_error, unavailable
+from batch_llm_client._resume import DEFAULT_POLICY, ResumePolicy, Retries
+from batch_llm_client.batch_aio import AsyncBatch, AsyncConnection, task_is_cancelled
+from batch_llm_client.errors import BatchLLMClientError, cancelled, closed, from_rpc_error, unavailable
 from batch_llm_client.model import Progress, Result, ResultOrder, WorkItem
 from batch_llm_client.strategies import to_spec
+from batchllm.v1 import batch_service_pb2 as batches_pb2
 from batchllm.v1 import cache_lifecycle_service_pb2 as caches_pb2
 from batchllm.v1 import strategy_service_pb2 as strategies_pb2
-from batchllm.v1.batch_service_pb2 import ProcessItemRequest
+from batchllm.v1.batch_service_pb2 import BatchInfo
 from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
 from batchllm.v1.cache_lifecycle_service_pb2 import Cache
 from batchllm.v1.cache_lifecycle_service_pb2_grpc import CacheLifecycleServiceStub
@@ -40,6 +43,11 @@ class AsyncBatchClient:
         max_message_bytes: larger items are refused before sending. Default 16 MiB; the server's limit holds as well.
         frame_items: at most so many items in a frame. Default 64.
         frame_bytes: at most so many bytes in a frame of more than one item. Default 512 KiB.
+        unconfirmed_items: at most so many items of a batch are kept to be sent again until the sidecar has confirmed
+            them; then its source is read on. Default 4,096.
+        unconfirmed_bytes: likewise in bytes. Default 32 MiB; one item may exceed it.
+        resume_policy: how long batches, and calls with an idempotency key, go on trying when the connection breaks.
+        clock: time and randomness; tests bring their own.
 
     Raises:
         RuntimeError: there is no running event loop.
@@ -53,16 +61,23 @@ class AsyncBatchClient:
         max_message_bytes: int = _channel.DEFAULT_MAX_MESSAGE_BYTES,
         frame_items: int = _channel.DEFAULT_FRAME_ITEMS,
         frame_bytes: int = _channel.DEFAULT_FRAME_BYTES,
+        unconfirmed_items: int = _channel.DEFAULT_UNCONFIRMED_ITEMS,
+        unconfirmed_bytes: int = _channel.DEFAULT_UNCONFIRMED_BYTES,
+        resume_policy: ResumePolicy = DEFAULT_POLICY,
+        clock: AsyncClock | None = None,
     ) -> None:
         asyncio.get_running_loop()  # grpc.aio would bind itself to a loop that nobody runs
         self._target = target
         self._timeout = timeout
-        self._limits = Limits(frame_items, frame_bytes, max_message_bytes).within(max_message_bytes)
-        self._closed = False
-        self._connection = grpc.aio.insecure_channel(target, options=_channel.channel_options(max_message_bytes))
-        self._batches = BatchServiceStub(self._connection)
-        self._strategies = StrategyServiceStub(self._connection)
-        self._caches = CacheLifecycleServiceStub(self._connection)
+        limits = Limits(frame_items, frame_bytes, max_message_bytes, unconfirmed_items, unconfirmed_bytes)
+        self._limits = limits.within(max_message_bytes)
+        self._policy = resume_policy
+        self._channel = grpc.aio.insecure_channel(target, options=_channel.channel_options(max_message_bytes))
+        self._batches = BatchServiceStub(self._channel)
+        self._strategies = StrategyServiceStub(self._channel)
+        self._caches = CacheLifecycleServiceStub(self._channel)
+        self._clock = clock or AsyncClock()
+        self._connection = AsyncConnection(target, self._batches.ProcessBatch, self._batches.GetBatch, self._clock)
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,14 +89,14 @@ class AsyncBatchClient:
 
     async def close(self) -> None:
         """Close the connection; what is in flight is cancelled. Closing twice is no error."""
-        self._closed = True
-        await self._connection.close()
+        self._connection.closed.set()
+        await self._channel.close()
 
     async def wait_until_ready(self, timeout: float = 10.0) -> None:
         """Wait until the sidecar can be reached, at most `timeout` seconds. SidecarUnavailableError: it cannot."""
         self._check_open()
         try:
-            await asyncio.wait_for(self._connection.channel_ready(), timeout)
+            await asyncio.wait_for(self._channel.channel_ready(), timeout)
         except TimeoutError:
             raise unavailable(self._target, timeout) from None
 
@@ -92,8 +107,11 @@ class AsyncBatchClient:
         strategy: str = "",
         batch_id: str = "",
         max_concurrency: int = 0,
-        result_order: ResultOrder | str = ResultOrder.COMPLETION,
+        result_order: ResultOrder | str | None = None,
         labels: Mapping[str, str] | None = None,
+        resume_after_sequence: int = 0,
+        detach: bool = False,
+        resume: bool = True,
         timeout: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncBatch:
@@ -103,15 +121,22 @@ class AsyncBatchClient:
             items: read by a task as the sidecar takes them. An async source may wait: what it gave before is sent
                 meanwhile. A plain iterable must not block, it would block the event loop.
             strategy: name of the strategy of items that name none.
-            batch_id: your name for the batch; empty: the server makes one.
+            batch_id: your name for the batch, at most 256 bytes; empty: the client makes one, see `batch_id` of the
+                batch. Of a batch that exists: it goes on; items sent again are recognised by id and content.
             max_concurrency: at most so many of its items in flight; 0: the strategies' own limits.
-            result_order: `completion` (default) or `submission`.
+            result_order: `completion` or `submission`. None: the order of the batch where it exists, else completion.
             labels: free text for the sidecar's logs.
-            timeout: deadline of the whole batch in seconds; None: no limit.
+            resume_after_sequence: of a batch that exists: results up to this one were received; those after it come
+                again, `replayed`. 0: all of them.
+            detach: what the sidecar has accepted goes on when this client goes away; see also `leave()` of the batch.
+            resume: ride out broken connections, as far as the client's `resume_policy` goes. False: the first one ends
+                the stream with its error.
+            timeout: deadline of the whole batch in seconds, broken connections included; None: no limit.
             on_progress: called with each report of the server, by the task that iterates.
 
         Raises:
-            ValueError: no such result order. What the server refuses comes when the batch is entered or iterated.
+            ValueError: no such result order, or `resume_after_sequence` without `batch_id`. What the server refuses
+                comes when the batch is entered or iterated.
         """
         self._check_open()
         opening = open_frame(
@@ -120,18 +145,100 @@ class AsyncBatchClient:
             max_concurrency=max_concurrency,
             result_order=result_order,
             labels=labels,
+            resume_after_sequence=resume_after_sequence,
+            detach=detach,
         )
-        outgoing = AsyncOutgoing(opening, items, self._limits)
-        call = self._batches.ProcessBatch(outgoing.frames(), timeout=timeout)
-        return AsyncBatch(call, outgoing, self._target, on_progress)
+        outgoing = AsyncOutgoing(items, self._limits)
+        retries = self._retries(self._policy if resume else None, timeout)
+        return AsyncBatch(self._connection, outgoing, Incoming(opening, outgoing, retries, on_progress), retries)
 
-    async def process_item(self, item: WorkItem, *, timeout: float | None = None) -> Result:
+    async def resume_batch(
+        self,
+        batch_id: str,
+        *,
+        after: int = 0,
+        resume: bool = True,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> AsyncBatch:
+        """Take up a batch that exists, with no further items: its results after sequence `after`, to its end.
+
+        What the sidecar holds is all there is of the batch from then on. To send items that it does not hold yet, use
+        `process_batch` with the `batch_id`. `resume`, `timeout` and `on_progress` are those of `process_batch`.
+        Await it to get the batch: `async with await client.resume_batch(...) as batch`.
+
+        Raises:
+            BatchNotFoundError: there is none.
+        """
+        batch = await self.get_batch(batch_id)  # opening one that is not there would make it
+        return self.process_batch(
+            (),
+            batch_id=batch_id,
+            resume_after_sequence=after,
+            detach=batch.detach,
+            resume=resume,
+            timeout=timeout,
+            on_progress=on_progress,
+        )
+
+    async def process_item(self, item: WorkItem, *, idempotency_key: str = "", timeout: float | None = None) -> Result:
         """Run one item, which must name its strategy; a failed item is a result too.
 
-        `timeout` is the call's deadline in seconds; None: the client's. MessageTooLargeError: it was not sent.
+        Args:
+            item: the item.
+            idempotency_key: your name for this call, at most 512 bytes. Called again with the same key and item, within
+                the journal's retention, it gives the recorded result, `replayed`; so with a key a call whose connection
+                broke is made again, as far as the client's `resume_policy` goes. Empty: it is made once.
+            timeout: deadline of the call in seconds, further tries included; None: the client's.
+
+        Raises:
+            MessageTooLargeError: it was not sent.
+            IdempotencyConflictError: the key was used for another item.
         """
         message, _ = encode(item, self._limits.max_message_bytes)
-        return Result((await self._call(self._batches.ProcessItem, ProcessItemRequest(item=message), timeout)).result)
+        request = batches_pb2.ProcessItemRequest(item=message, idempotency_key=idempotency_key)
+        retries = self._retries(
+            self._policy if idempotency_key else None, self._timeout if timeout is None else timeout
+        )
+        while True:
+            try:
+                return Result((await self._call(self._batches.ProcessItem, request, retries.timeout())).result)
+            except BatchLLMClientError as error:
+                if self._connection.closed.is_set():
+                    raise
+                await self._clock.wait(self._connection.closed, retries.delay(error))
+
+    async def get_batch(self, batch_id: str) -> BatchInfo:
+        """Show a batch. BatchNotFoundError: no such id."""
+        return (await self._call(self._batches.GetBatch, batches_pb2.GetBatchRequest(batch_id=batch_id))).batch
+
+    async def list_batches(self, page_size: int = 0) -> AsyncIterator[BatchInfo]:
+        """Iterate over all batches by id, ended ones included until their retention is over.
+
+        They are asked for `page_size` at a time, at most 1,000; 0: the server's default, 100.
+        """
+        request = batches_pb2.ListBatchesRequest(page_size=page_size)
+        while True:
+            page = await self._call(self._batches.ListBatches, request)
+            for batch in page.batches:
+                yield batch
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def cancel_batch(self, batch_id: str) -> BatchInfo:
+        """End a batch: items that have not ended get a result that says CANCELLED. The batch as it is then.
+
+        Cancelling one that has ended is no error. BatchNotFoundError: no such id.
+        """
+        return (await self._call(self._batches.CancelBatch, batches_pb2.CancelBatchRequest(batch_id=batch_id))).batch
+
+    async def delete_batch(self, batch_id: str) -> None:
+        """Erase a batch that has ended, its prompts and outputs included.
+
+        BatchNotFoundError: no such id. BatchNotFinishedError: it has not ended.
+        """
+        await self._call(self._batches.DeleteBatch, batches_pb2.DeleteBatchRequest(batch_id=batch_id))
 
     async def register_strategy(self, spec: StrategySpec | Mapping[str, Any]) -> tuple[Strategy, bool]:
         """Register a strategy: what is in force, and False if it existed with this very spec.
@@ -201,6 +308,10 @@ class AsyncBatchClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._target) from error
 
+    def _retries(self, policy: ResumePolicy | None, timeout: float | None) -> Retries:
+        deadline = None if timeout is None else self._clock.now() + timeout
+        return Retries(policy, deadline=deadline, now=self._clock.now, random=self._clock.random)
+
     def _check_open(self) -> None:
-        if self._closed:
+        if self._connection.closed.is_set():
             raise closed(self._target)

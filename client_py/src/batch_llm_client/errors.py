@@ -2,16 +2,23 @@
 
     BatchLLMClientError
     ├── SidecarUnavailableError      nobody answers at the target
-    │   └── ServerDrainingError      the sidecar is shutting down; see `retry_after`
+    │   ├── ServerDrainingError      the sidecar is shutting down; see `retry_after`
+    │   └── JournalUnavailableError  its journal cannot be written now
     ├── InvalidRequestError
     ├── NotFoundError
+    │   └── BatchNotFoundError
     ├── AlreadyExistsError
+    │   └── IdempotencyConflictError the idempotency key was used for another item
     ├── PermissionDeniedError
     ├── FailedPreconditionError
-    ├── AbortedError                 e.g. the batch id is open on another stream
+    │   └── BatchNotFinishedError    e.g. deleting a batch that runs
+    ├── AbortedError
+    │   └── BatchInUseError          the batch id is open on another stream
     ├── DeadlineExceededError
     ├── ResourceExhaustedError
+    │   ├── JournalFullError         its disk is full
     │   └── MessageTooLargeError     refused before it was sent
+    ├── BatchLostError               the sidecar no longer holds what it had accepted
     ├── CallCancelledError           by `cancel()`, by closing the client, or by the server
     ├── ClientClosedError            the client was closed before the call
     └── UnexpectedError              anything else: a bug, or no sidecar behind the target
@@ -63,16 +70,28 @@ class ServerDrainingError(SidecarUnavailableError):
     """The sidecar is shutting down; try again after `retry_after` seconds."""
 
 
+class JournalUnavailableError(SidecarUnavailableError):
+    """The sidecar cannot write its journal now; what it accepted is safe. Try again after a moment."""
+
+
 class InvalidRequestError(BatchLLMClientError):
     """A field of the request is out of its range; `metadata["field"]` names it."""
 
 
 class NotFoundError(BatchLLMClientError):
-    """There is no such strategy or cache."""
+    """There is no such strategy, cache or batch."""
+
+
+class BatchNotFoundError(NotFoundError):
+    """No batch of that id is known: it was deleted, its retention is over, or it never was."""
 
 
 class AlreadyExistsError(BatchLLMClientError):
     """A strategy of that name exists with another spec; `metadata["differs"]` says where."""
+
+
+class IdempotencyConflictError(AlreadyExistsError):
+    """The idempotency key was used for another item."""
 
 
 class PermissionDeniedError(BatchLLMClientError):
@@ -83,8 +102,16 @@ class FailedPreconditionError(BatchLLMClientError):
     """It cannot be done as things are, e.g. unregistering a strategy in use."""
 
 
+class BatchNotFinishedError(FailedPreconditionError):
+    """The batch has not ended: wait for it, or cancel it."""
+
+
 class AbortedError(BatchLLMClientError):
-    """Somebody else is at it, e.g. the batch id is open on another stream."""
+    """Somebody else is at it."""
+
+
+class BatchInUseError(AbortedError):
+    """The batch id is open on another stream."""
 
 
 class DeadlineExceededError(BatchLLMClientError):
@@ -93,6 +120,10 @@ class DeadlineExceededError(BatchLLMClientError):
 
 class ResourceExhaustedError(BatchLLMClientError):
     """The sidecar refuses for size or load."""
+
+
+class JournalFullError(ResourceExhaustedError):
+    """The disk of the sidecar's journal is full; what it accepted is safe. Make room, or delete finished batches."""
 
 
 class MessageTooLargeError(ResourceExhaustedError):
@@ -118,6 +149,36 @@ class MessageTooLargeError(ResourceExhaustedError):
         return type(self), (self.item_id, self.size, self.limit)
 
 
+class BatchLostError(BatchLLMClientError):
+    """The sidecar no longer holds items that it had accepted, so the batch cannot be resumed.
+
+    Attributes:
+        batch_id: the batch.
+        held: how many items the sidecar held.
+        last_sequence: results up to this one were handed out.
+        durable: False: its journal was in memory and ended with it. True: the batch or the journal was deleted.
+    """
+
+    def __init__(self, batch_id: str, held: int, last_sequence: int, durable: bool) -> None:
+        cause = (
+            "the batch was deleted, or a sidecar with another journal answers now"
+            if durable
+            else 'it was restarted and its journal was in memory (journal.url = "memory")'
+        )
+        super().__init__(
+            f"the sidecar no longer holds the {held:,} items that it had accepted of batch {batch_id!r}: {cause}; "
+            f"results came up to sequence {last_sequence}: send the items without one as a new batch",
+            code="DATA_LOSS",
+        )
+        self.batch_id = batch_id
+        self.held = held
+        self.last_sequence = last_sequence
+        self.durable = durable
+
+    def __reduce__(self) -> tuple[type["BatchLostError"], tuple[str, int, int, bool]]:
+        return type(self), (self.batch_id, self.held, self.last_sequence, self.durable)
+
+
 class CallCancelledError(BatchLLMClientError):
     """The call or stream was cancelled."""
 
@@ -133,6 +194,12 @@ class UnexpectedError(BatchLLMClientError):
 # A reason, where it has a class of its own, goes before the code.
 _ERRORS: Final[Mapping[str, type[BatchLLMClientError]]] = {
     "SERVER_DRAINING": ServerDrainingError,
+    "JOURNAL_UNAVAILABLE": JournalUnavailableError,
+    "JOURNAL_FULL": JournalFullError,
+    "BATCH_IN_USE": BatchInUseError,
+    "BATCH_NOT_FOUND": BatchNotFoundError,
+    "BATCH_NOT_FINISHED": BatchNotFinishedError,
+    "IDEMPOTENCY_CONFLICT": IdempotencyConflictError,
     "UNAVAILABLE": SidecarUnavailableError,
     "INVALID_ARGUMENT": InvalidRequestError,
     "OUT_OF_RANGE": InvalidRequestError,

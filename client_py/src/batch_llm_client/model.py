@@ -203,6 +203,16 @@ class Result:
         """The result's place in the batch, from 1, without gaps."""
         return self.message.sequence
 
+    @property
+    def replayed(self) -> bool:
+        """Whether it was recorded before, and is sent again: by a batch resumed, or for an idempotency key."""
+        return self.message.replayed
+
+    @property
+    def maybe_billed(self) -> bool:
+        """Whether the item may have been with its provider when a sidecar died, so that it may be billed twice."""
+        return self.message.maybe_billed
+
 
 @dataclass(frozen=True, slots=True)
 class BatchOpened:
@@ -220,6 +230,12 @@ class BatchOpened:
     """The largest message that the server takes, in bytes."""
     server_version: str
     """E.g. `0.3.0`."""
+    items: int
+    """Items that the sidecar held already; 0 for a new batch."""
+    last_sequence: int
+    """Sequence of the last result recorded; 0 for a new batch."""
+    durable: bool
+    """Whether what is accepted outlives the sidecar."""
 
     @classmethod
     def from_message(cls, message: batch_service_pb2.BatchOpened) -> Self:
@@ -231,6 +247,9 @@ class BatchOpened:
             result_order=ResultOrder.from_number(message.result_order),
             max_message_bytes=message.max_message_bytes,
             server_version=message.server_version,
+            items=message.items,
+            last_sequence=message.last_sequence,
+            durable=message.durable,
         )
 
 

@@ -4,12 +4,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -29,8 +31,42 @@ Response = batch_pb2.ProcessBatchResponse
 Script = Callable[[Iterator[batch_pb2.ProcessBatchRequest], grpc.ServicerContext], Iterator[Response]]
 
 
+@dataclass
+class Log:
+    """A batch in the journal."""
+
+    opening: batch_pb2.OpenBatch
+    items: dict[str, work_pb2.WorkItem] = field(default_factory=dict)
+    results: list[work_pb2.WorkItemResult] = field(default_factory=list)
+    totals: work_pb2.BatchResult = field(
+        default_factory=lambda: work_pb2.BatchResult(
+            cache_hit_rate=50.0, elapsed=Duration(seconds=2, nanos=500_000_000)
+        )
+    )
+    sealed: bool = False
+    cancelled: bool = False
+
+
+@dataclass
+class Fault:
+    """Ends one stream, at the first moment of that kind when its batch has so many items or results.
+
+    Moments: `items` read and not yet accepted, `accepted` sent, `result` sent, `totals` sent.
+    """
+
+    moment: str
+    count: int = 0
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    reason: str = ""
+    retry_after: float | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
 class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleServiceServicer):
-    """Echoes prompts; a prompt `fail` fails. `script`, where set, is a stream's whole behaviour instead."""
+    """Echoes prompts; a prompt `fail` fails. `script`, where set, is a stream's whole behaviour instead.
+
+    It keeps a journal: `journal`, which outlives a restart (`stop`, `start`) unless a test empties it.
+    """
 
     def __init__(self) -> None:
         self.target = ""
@@ -42,6 +78,29 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
         self.requests: list[object] = []
         self.stream_ended = threading.Event()
         self.strategies: dict[str, strategy_pb2.Strategy] = {}
+        self.durable = True
+        self.journal: dict[str, Log] = {}
+        self.faults: list[Fault] = []
+        self.refusals: list[Fault] = []
+        self.received: list[list[str]] = []
+        self._server: grpc.Server | None = None
+
+    def start(self, address: str = "") -> None:
+        """Serve at `address`, or where it was before."""
+        address = address or self.target
+        server = self._server = grpc.server(ThreadPoolExecutor(max_workers=8))
+        add_BatchServiceServicer_to_server(self, server)
+        add_StrategyServiceServicer_to_server(self, server)
+        add_CacheLifecycleServiceServicer_to_server(self, server)
+        port = server.add_insecure_port(address)
+        self.target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
+        server.start()
+
+    def stop(self) -> None:
+        """Break all connections."""
+        if self._server is not None:
+            self._server.stop(None).wait()
+            self._server = None
 
     @property
     def item_ids(self) -> list[list[str]]:
@@ -55,25 +114,67 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
         yield from (self.script or self.echo)(request_iterator, context)
 
     def echo(self, requests, context):
-        yield self.opened(next(requests))
-        totals = work_pb2.BatchResult(cache_hit_rate=50.0, elapsed=Duration(seconds=2, nanos=500_000_000))
+        opening = next(requests).open
+        if self.refusals:
+            self.abort(context, self.refusals.pop(0))
+        log = self.journal.setdefault(opening.batch_id, Log(opening))
+        if opening.resume_after_sequence > len(log.results):
+            told = {"field": "resume_after_sequence"}
+            self.abort(context, Fault("", 0, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", metadata=told))
+        yield self.opened(opening, log)
+        for recorded in log.results[opening.resume_after_sequence :]:
+            replayed = work_pb2.WorkItemResult()
+            replayed.CopyFrom(recorded)
+            replayed.replayed = True
+            yield Response(results=batch_pb2.WorkItemResults(results=[replayed]))
+        received: list[str] = []
+        self.received.append(received)
+        yield from self.run(log, context)
         for request in requests:
             self.frames.append(request.items)
-            results = [self.result(item, totals) for item in request.items.items]
-            yield Response(results=batch_pb2.WorkItemResults(results=results))
-            yield Response(progress=batch_pb2.BatchProgress(done=totals.total_items, elapsed=Duration(seconds=1)))
-        yield Response(batch_result=totals)
+            received += [item.item_id for item in request.items.items]
+            self.fail_at("items", len(log.items), context)
+            new = [item for item in request.items.items if item.item_id not in log.items]
+            log.items.update({item.item_id: item for item in new})
+            yield Response(accepted=batch_pb2.ItemsAccepted(items=len(log.items), received=len(received)))
+            self.fail_at("accepted", len(log.items), context)
+            yield from self.run(log, context)
+            yield Response(progress=batch_pb2.BatchProgress(done=log.totals.total_items, elapsed=Duration(seconds=1)))
+        log.sealed = True
+        yield from self.run(log, context)
+        yield Response(batch_result=log.totals)
+        self.fail_at("totals", 0, context)
 
-    def opened(self, request):
-        self.opens.append(request.open)
+    def run(self, log, context):
+        """Each item once, in order; a frame for each result."""
+        for item in list(log.items.values())[len(log.results) :]:
+            log.results.append(self.result(item, log.totals))
+            yield Response(results=batch_pb2.WorkItemResults(results=log.results[-1:]))
+            self.fail_at("result", len(log.results), context)
+
+    def fail_at(self, moment, count, context):
+        if self.faults and self.faults[0].moment == moment and count >= self.faults[0].count:
+            self.abort(context, self.faults.pop(0))
+
+    def abort(self, context, fault):
+        if fault.reason:
+            status = rich_status(fault.code, fault.reason, fault.metadata, fault.retry_after)
+            context.abort_with_status(rpc_status.to_status(status))
+        context.abort(fault.code, "dropped")
+
+    def opened(self, opening, log=None):
+        self.opens.append(opening)
         return Response(
             opened=batch_pb2.BatchOpened(
-                batch_id=request.open.batch_id or "made-up",
-                strategy=request.open.strategy,
-                max_concurrency=request.open.max_concurrency or 32,
-                result_order=request.open.result_order or batch_pb2.RESULT_ORDER_COMPLETION,
+                batch_id=opening.batch_id,
+                strategy=opening.strategy,
+                max_concurrency=opening.max_concurrency or 32,
+                result_order=opening.result_order or batch_pb2.RESULT_ORDER_COMPLETION,
                 max_message_bytes=self.max_message_bytes,
                 server_version="0.3.0",
+                items=len(log.items) if log else 0,
+                last_sequence=len(log.results) if log else 0,
+                durable=self.durable,
             )
         )
 
@@ -111,10 +212,60 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
             result.output.safety_ratings["harm"] = "low"
         return result
 
+    # Batches
+
+    def GetBatch(self, request, context):
+        self.note(request, context)
+        return batch_pb2.GetBatchResponse(batch=self.info(self.log(request.batch_id, context)))
+
+    def ListBatches(self, request, context):
+        self.note(request, context)
+        ids = sorted(batch_id for batch_id in self.journal if batch_id > request.page_token)
+        page = ids[: request.page_size or 100]
+        return batch_pb2.ListBatchesResponse(
+            batches=[self.info(self.journal[batch_id]) for batch_id in page],
+            next_page_token=page[-1] if len(ids) > len(page) else "",
+        )
+
+    def CancelBatch(self, request, context):
+        self.note(request, context)
+        log = self.log(request.batch_id, context)
+        log.cancelled = True
+        return batch_pb2.CancelBatchResponse(batch=self.info(log))
+
+    def DeleteBatch(self, request, context):
+        self.note(request, context)
+        log = self.log(request.batch_id, context)
+        if not (log.sealed or log.cancelled):
+            self.abort(context, Fault("", 0, grpc.StatusCode.FAILED_PRECONDITION, "BATCH_NOT_FINISHED"))
+        del self.journal[request.batch_id]
+        return batch_pb2.DeleteBatchResponse()
+
+    def log(self, batch_id, context):
+        if batch_id not in self.journal:
+            self.abort(context, Fault("", 0, grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND"))
+        return self.journal[batch_id]
+
+    def info(self, log):
+        state = batch_pb2.BATCH_STATE_FINISHED if log.sealed else batch_pb2.BATCH_STATE_OPEN
+        return batch_pb2.BatchInfo(
+            batch_id=log.opening.batch_id,
+            state=batch_pb2.BATCH_STATE_CANCELLED if log.cancelled else state,
+            detach=log.opening.detach,
+            update_time=Timestamp(seconds=1_767_323_045),
+            items=len(log.items),
+            done=len(log.results),
+            failed=log.totals.failed,
+            last_sequence=len(log.results),
+            labels=log.opening.labels,
+        )
+
     # Single calls
 
     def ProcessItem(self, request, context):
         self.note(request, context)
+        if self.refusals:
+            self.abort(context, self.refusals.pop(0))
         return batch_pb2.ProcessItemResponse(result=self.result(request.item, work_pb2.BatchResult()))
 
     def RegisterStrategy(self, request, context):
@@ -186,32 +337,21 @@ def rich_status(code, reason, metadata, retry_after=None, domain="batchllm.v1"):
     return status_pb2.Status(code=code.value[0], message="no, because", details=packed)
 
 
-def serve(sidecar: FakeSidecar, address: str) -> grpc.Server:
-    server = grpc.server(ThreadPoolExecutor(max_workers=4))
-    add_BatchServiceServicer_to_server(sidecar, server)
-    add_StrategyServiceServicer_to_server(sidecar, server)
-    add_CacheLifecycleServiceServicer_to_server(sidecar, server)
-    port = server.add_insecure_port(address)
-    sidecar.target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
-    server.start()
-    return server
-
-
 @pytest.fixture
 def sidecar() -> Iterator[FakeSidecar]:
     fake = FakeSidecar()
-    server = serve(fake, "127.0.0.1:0")
+    fake.start("127.0.0.1:0")
     yield fake
-    server.stop(None).wait()
+    fake.stop()
 
 
 @pytest.fixture
 def unix_sidecar() -> Iterator[FakeSidecar]:
     fake = FakeSidecar()
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        server = serve(fake, f"unix:{Path(folder) / 'x.sock'}")
+        fake.start(f"unix:{Path(folder) / 'x.sock'}")
         yield fake
-        server.stop(None).wait()
+        fake.stop()
 
 
 @pytest.fixture

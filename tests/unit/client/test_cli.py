@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import grpc
@@ -10,6 +11,8 @@ import pytest
 
 from batch_llm_client.cli import main
 from batch_llm_client.cli.tally import bare
+
+from .conftest import Fault
 
 WAIT = 60
 
@@ -40,6 +43,7 @@ def test_run(sidecar, tickets: Path, tmp_path: Path, capsys) -> None:
     assert [line["item_id"] for line in lines] == ["1", "2", "3"]
     assert lines[0] == {
         "item_id": "1",
+        "sequence": 1,
         "ok": True,
         "text": "billing",
         "finish_reason": "stop",
@@ -236,7 +240,9 @@ def test_without_rich(sidecar, capsys, monkeypatch) -> None:
     assert "pip install 'batch-llm-client[cli]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["strategies", "register", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["strategies", "register", "--help"], ["batches", "cancel", "--help"]]
+)
 def test_help(capsys, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -263,3 +269,158 @@ def test_bad_arguments(capsys, arguments: list[str]) -> None:
 )
 def test_bare_text(text: str, expected: str) -> None:
     assert bare(text) == expected
+
+
+# Going on, leaving
+
+
+def going_on(sidecar, rows: Path, out: Path, *more: object) -> list[str]:
+    return command(sidecar, "run", rows, "--batch-id", "b", "--resume", "--out", out, "--quiet", *more)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"id": number, "prompt": f"p{number}"}) + "\n" for number in range(10)))
+    return path
+
+
+def sequences(path: Path) -> list[int]:
+    return [json.loads(line)["sequence"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("torn", ["", '{"item_id": "4", "seq', '{"item_id": "4", "sequence": 5}'])
+def test_a_run_goes_on_where_the_one_before_was_killed(sidecar, rows: Path, tmp_path: Path, torn: str) -> None:
+    out = tmp_path / "out.jsonl"
+    assert main(going_on(sidecar, rows, out)) == 0  # nothing there yet
+    whole = out.read_text()
+    lines = whole.splitlines(keepends=True)
+    for kept in (4, 0, 10):
+        out.write_text("".join(lines[:kept]) + torn)
+        assert main(going_on(sidecar, rows, out)) == 0
+        assert sidecar.opens[-1].resume_after_sequence == kept
+        assert out.read_text() == whole
+    assert sequences(out) == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"sequence": 1}\n{"sequence": 3}\n', ":2: sequence 3 after 1"),
+        ('{"sequence": 1}\n{"sequence": 1}\n', ":2: sequence 1 after 1"),
+        ('{"item_id": "1"}\n', ":1: no result with a sequence"),
+        ("hello\n", ":1: no result with a sequence"),
+        ("[]\n", ":1: no result with a sequence"),
+    ],
+)
+def test_a_file_of_something_else_is_not_gone_on_with(
+    sidecar, rows: Path, tmp_path: Path, capsys, content: str, message: str
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text(content)
+    assert main(going_on(sidecar, rows, out)) == 2
+    assert f"{out}{message}" in capsys.readouterr().err
+    assert out.read_text() == content
+    assert sidecar.opens == []
+
+
+def test_a_file_that_another_run_is_writing_is_left_alone(sidecar, rows: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"sequence": 1}\n{"seque')
+    sidecar.refusals = [Fault("", code=grpc.StatusCode.ABORTED, reason="BATCH_IN_USE")]
+    assert main(going_on(sidecar, rows, out)) == 2
+    assert out.read_text() == '{"sequence": 1}\n{"seque'
+
+
+def test_a_killed_run(sidecar, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    wait = threading.Event()
+    half = threading.Event()
+
+    def script(requests, context):
+        for frame in sidecar.echo(requests, context):
+            yield frame
+            if frame.HasField("results") and frame.results.results[-1].sequence == 5:
+                half.set()
+                wait.wait(WAIT)
+
+    sidecar.script = script
+    with spawn(going_on(sidecar, rows, out), stderr=subprocess.PIPE) as process:
+        assert half.wait(WAIT)
+        process.kill()
+    wait.set()
+    sidecar.script = None
+    assert main(going_on(sidecar, rows, out)) == 0
+    assert sequences(out) == list(range(1, 11))
+    assert len(sidecar.journal["b"].results) == 10
+
+
+def test_what_to_do_to_go_on(sidecar, rows: Path, tmp_path: Path, capsys) -> None:
+    sidecar.faults = [Fault("result", 4, grpc.StatusCode.NOT_FOUND)]
+    out = tmp_path / "out.jsonl"
+    assert main(command(sidecar, "run", rows, "--out", out)) == 2
+    (batch_id,) = sidecar.journal
+    told = capsys.readouterr().err
+    assert f"to go on: the same command with --batch-id {batch_id} --resume --out {out}" in " ".join(told.split())
+    assert main(command(sidecar, "run", rows, "--out", out, "--batch-id", batch_id, "--resume")) == 0
+    assert sequences(out) == list(range(1, 11))
+
+
+def test_what_is_right_is_counted_in_this_run(sidecar, tickets: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out.jsonl"
+    options = ["--prompt-field", "text", "--expect-field", "label"]
+    assert main(going_on(sidecar, tickets, out, *options)) == 0
+    out.write_text(out.read_text().splitlines()[0] + "\n")
+    assert main(going_on(sidecar, tickets, out, *options)) == 0
+    assert "expected label right: 1 of 2 (50.0 %) in this run" in capsys.readouterr().err
+
+
+def test_detach(sidecar, rows: Path, tmp_path: Path, capsys) -> None:
+    assert main(command(sidecar, "run", rows, "--detach")) == 0
+    captured = capsys.readouterr()
+    (batch_id,) = sidecar.journal
+    assert captured.out == f"{batch_id}\n"
+    assert "the sidecar holds 10 items and goes on" in captured.err
+    assert sidecar.journal[batch_id].opening.detach
+    assert sidecar.journal[batch_id].sealed
+    out = tmp_path / "out.jsonl"
+    assert main(command(sidecar, "run", rows, "--batch-id", batch_id, "--resume", "--out", out, "--quiet")) == 0
+    assert sequences(out) == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "--out", "x"], "--resume needs --batch-id"),
+        (["--resume", "--batch-id", "b"], "--resume needs --batch-id, and --out"),
+        (["--detach", "--out", "x"], "--detach leaves before results come"),
+        (["--detach", "--expect-field", "x"], "--detach leaves before results come"),
+        (["--detach", "--resume", "--batch-id", "b", "--out", "x"], "--detach leaves before results come"),
+    ],
+)
+def test_options_that_do_not_go_together(sidecar, rows: Path, capsys, arguments: list[str], message: str) -> None:
+    assert main(command(sidecar, "run", rows, *arguments)) == 2
+    assert message in capsys.readouterr().err
+    assert sidecar.opens == []
+
+
+def test_batches(sidecar, rows: Path, tmp_path: Path, capsys) -> None:
+    assert main(command(sidecar, "batches", "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(going_on(sidecar, rows, tmp_path / "out.jsonl")) == 0
+    assert main(command(sidecar, "batches")) == 0
+    table = capsys.readouterr().out
+    for cell in ("b", "finished", "10", "2026-01-02"):
+        assert cell in table
+    assert main(command(sidecar, "batches", "list", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "BATCH_STATE_FINISHED"
+    assert main(command(sidecar, "batches", "show", "b")) == 0
+    assert json.loads(capsys.readouterr().out)["done"] == "10"
+    assert main(command(sidecar, "batches", "cancel", "b")) == 0
+    assert capsys.readouterr().out == "b: cancelled, 10 of 10 items done\n"
+    assert main(command(sidecar, "batches", "cancel", "b", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["batch_id"] == "b"
+    assert main(command(sidecar, "batches", "delete", "b")) == 0
+    assert capsys.readouterr().out == "b: deleted\n"
+    assert main(command(sidecar, "batches", "delete", "b", "--json")) == 2
+    assert capsys.readouterr().err == "batch-llm: no, because\n"

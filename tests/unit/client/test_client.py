@@ -8,6 +8,9 @@ import pytest
 from batch_llm_client import (
     AbortedError,
     BatchClient,
+    BatchNotFinishedError,
+    BatchNotFoundError,
+    BatchState,
     CallCancelledError,
     ClientClosedError,
     DeadlineExceededError,
@@ -21,7 +24,7 @@ from batch_llm_client import (
     UnexpectedError,
     WorkItem,
 )
-from batchllm.v1.batch_service_pb2 import RESULT_ORDER_SUBMISSION, ProcessBatchResponse
+from batchllm.v1.batch_service_pb2 import RESULT_ORDER_SUBMISSION, ListBatchesRequest, ProcessBatchResponse
 from batchllm.v1.work_pb2 import BatchResult
 
 WAIT = 30  # a limit for what must not hang, never a duration that passes
@@ -139,7 +142,7 @@ def test_the_source_is_not_read_ahead_without_bound(client: BatchClient, sidecar
             yield WorkItem(str(taken), "x" * 10_000)
 
     def stuck(requests, context):
-        yield sidecar.opened(next(requests))
+        yield sidecar.opened(next(requests).open)
         assert go_on.wait(WAIT)
 
     sidecar.script = stuck
@@ -209,11 +212,11 @@ def test_a_stream_refused(client: BatchClient, sidecar) -> None:
 
 def test_a_stream_that_breaks_off(client: BatchClient, sidecar) -> None:
     def breaks(requests, context):
-        yield from islice(sidecar.echo(requests, context), 2)
+        yield from islice(sidecar.echo(requests, context), 3)
         context.abort(grpc.StatusCode.INTERNAL, "oh")
 
     sidecar.script = breaks
-    batch = client.process_batch(items(1))
+    batch = client.process_batch(items(1), resume=False)
     assert next(batch).item_id == "0"
     with pytest.raises(UnexpectedError, match="oh"):
         next(batch)
@@ -222,7 +225,7 @@ def test_a_stream_that_breaks_off(client: BatchClient, sidecar) -> None:
 def test_no_totals_and_unknown_frames(client: BatchClient, sidecar) -> None:
     def strange(requests, context):
         yield ProcessBatchResponse.FromString(b"\x9a\x06\x00")
-        yield from islice(sidecar.echo(requests, context), 2)
+        yield from islice(sidecar.echo(requests, context), 3)
         yield ProcessBatchResponse.FromString(b"\x9a\x06\x00")
 
     sidecar.script = strange
@@ -283,6 +286,31 @@ def test_caches(client: BatchClient, sidecar) -> None:
     assert client.delete_cache("s") is True
     assert client.get_cache("s").name == "caches/1"
     assert [cache.strategy for cache in client.list_caches()] == ["triage"]
+
+
+def test_batches(client: BatchClient, sidecar) -> None:
+    for batch_id in "edcba":
+        assert len(list(client.process_batch(items(3), batch_id=batch_id))) == 3
+    assert [batch.batch_id for batch in client.list_batches(2)] == list("abcde")
+    assert len([request for request in sidecar.requests if isinstance(request, ListBatchesRequest)]) == 3
+    info = client.get_batch("a")
+    assert (info.state, info.items, info.last_sequence) == (BatchState.BATCH_STATE_FINISHED, 3, 3)
+    assert (client.cancel_batch("b")).state == BatchState.BATCH_STATE_CANCELLED
+    client.delete_batch("b")
+    for call in (client.get_batch, client.cancel_batch, client.delete_batch):
+        with pytest.raises(BatchNotFoundError):
+            call("b")
+    sidecar.journal["a"].sealed = False
+    with pytest.raises(BatchNotFinishedError):
+        client.delete_batch("a")
+
+
+def test_an_id_of_its_own(client: BatchClient, sidecar) -> None:
+    batch, other = client.process_batch(items(1)), client.process_batch(items(1))
+    assert batch.batch_id != other.batch_id
+    assert [result.sequence for result in batch] == [1]
+    assert batch.batch_id in sidecar.journal
+    assert batch.last_sequence == 1
 
 
 def test_a_call_refused(client: BatchClient, sidecar) -> None:

@@ -7,6 +7,9 @@ import pytest
 from batch_llm_client import (
     AbortedError,
     AsyncBatchClient,
+    BatchNotFinishedError,
+    BatchNotFoundError,
+    BatchState,
     CallCancelledError,
     ClientClosedError,
     MessageTooLargeError,
@@ -15,6 +18,7 @@ from batch_llm_client import (
     UnexpectedError,
     WorkItem,
 )
+from batchllm.v1.batch_service_pb2 import ListBatchesRequest
 
 WAIT = 30
 
@@ -182,7 +186,7 @@ async def test_a_stream_refused(client: AsyncBatchClient, sidecar) -> None:
 
 
 async def test_a_stream_without_totals(client: AsyncBatchClient, sidecar) -> None:
-    sidecar.script = lambda requests, context: iter([sidecar.opened(next(requests))])
+    sidecar.script = lambda requests, context: iter([sidecar.opened(next(requests).open)])
     with pytest.raises(UnexpectedError, match="without `batch_result`"):
         await anext(client.process_batch([]))
 
@@ -200,6 +204,31 @@ async def test_single_calls(client: AsyncBatchClient, sidecar) -> None:
     assert await client.delete_cache("s") is True
     assert (await client.get_cache("s")).name == "caches/1"
     assert len(await client.list_caches()) == 1
+
+
+async def test_batches(client: AsyncBatchClient, sidecar) -> None:
+    for batch_id in "edcba":
+        assert len([result async for result in client.process_batch(items(3), batch_id=batch_id)]) == 3
+    assert [batch.batch_id async for batch in client.list_batches(2)] == list("abcde")
+    assert len([request for request in sidecar.requests if isinstance(request, ListBatchesRequest)]) == 3
+    info = await client.get_batch("a")
+    assert (info.state, info.items, info.last_sequence) == (BatchState.BATCH_STATE_FINISHED, 3, 3)
+    assert (await client.cancel_batch("b")).state == BatchState.BATCH_STATE_CANCELLED
+    await client.delete_batch("b")
+    for call in (client.get_batch, client.cancel_batch, client.delete_batch):
+        with pytest.raises(BatchNotFoundError):
+            await call("b")
+    sidecar.journal["a"].sealed = False
+    with pytest.raises(BatchNotFinishedError):
+        await client.delete_batch("a")
+
+
+async def test_an_id_of_its_own(client: AsyncBatchClient, sidecar) -> None:
+    batch, other = client.process_batch(items(1)), client.process_batch(items(1))
+    assert batch.batch_id != other.batch_id
+    assert [result.sequence async for result in batch] == [1]
+    assert batch.batch_id in sidecar.journal
+    assert batch.last_sequence == 1
 
 
 async def test_a_call_refused(client: AsyncBatchClient, sidecar) -> None:

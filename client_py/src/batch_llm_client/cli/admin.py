@@ -1,4 +1,4 @@
-"""`batch-llm strategies` and `batch-llm caches`."""
+"""`batch-llm strategies`, `batch-llm caches` and `batch-llm batches`."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,10 +17,12 @@ from rich.text import Text
 from batch_llm_client.cli.connection import connect
 from batch_llm_client.cli.errors import UsageError
 from batch_llm_client.strategies import to_spec
+from batchllm.v1.batch_service_pb2 import BatchInfo, BatchState
 from batchllm.v1.cache_lifecycle_service_pb2 import Cache, CacheState
 from batchllm.v1.strategy_service_pb2 import Strategy, StrategySource, StrategySpec
 
 _Listed = TypeVar("_Listed", bound=Message)
+_PAGE_SIZE: Final = 1000
 
 
 def strategies(options: argparse.Namespace) -> int:
@@ -66,6 +69,30 @@ def caches(options: argparse.Namespace) -> int:
                     print(f"{options.name}: {'deleted' if deleted else 'there was no cache'}")
             case _:
                 _print_all(options, client.list_caches(), _CACHE_COLUMNS)
+    return 0
+
+
+def batches(options: argparse.Namespace) -> int:
+    """List, show, cancel or delete."""
+    with connect(options) as client:
+        match options.action:
+            case "show":
+                _print_json(_as_dict(client.get_batch(options.name)))
+            case "cancel":
+                batch = client.cancel_batch(options.name)
+                if options.json:
+                    _print_json(_as_dict(batch))
+                else:
+                    state = _word(BatchState.Name(batch.state))
+                    print(f"{options.name}: {state}, {batch.done:,} of {batch.items:,} items done")
+            case "delete":
+                client.delete_batch(options.name)
+                if options.json:
+                    _print_json({"deleted": options.name})
+                else:
+                    print(f"{options.name}: deleted")
+            case _:
+                _print_all(options, list(client.list_batches(_PAGE_SIZE)), _BATCH_COLUMNS)
     return 0
 
 
@@ -121,9 +148,11 @@ def _print_json(value: Any) -> None:
 
 
 def _expiry(cache: Cache) -> str:
-    if not cache.HasField("expire_time"):
-        return ""
-    return f"{cache.expire_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+    return _moment(cache.expire_time) if cache.HasField("expire_time") else ""
+
+
+def _moment(timestamp: Timestamp) -> str:
+    return f"{timestamp.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
 
 
 _STRATEGY_COLUMNS: Final[Mapping[str, Callable[[Strategy], str]]] = {
@@ -142,6 +171,15 @@ _CACHE_COLUMNS: Final[Mapping[str, Callable[[Cache], str]]] = {
     "expires": _expiry,
     "model": lambda cache: cache.model,
     "name": lambda cache: cache.name,
+}
+_BATCH_COLUMNS: Final[Mapping[str, Callable[[BatchInfo], str]]] = {
+    "batch": lambda batch: batch.batch_id,
+    "state": lambda batch: _word(BatchState.Name(batch.state)),
+    "running": lambda batch: "yes" if batch.running else "no",
+    "items": lambda batch: f"{batch.items:,}",
+    "done": lambda batch: f"{batch.done:,}",
+    "failed": lambda batch: f"{batch.failed:,}",
+    "updated": lambda batch: _moment(batch.update_time),
 }
 
 

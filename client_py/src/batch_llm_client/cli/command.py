@@ -18,6 +18,7 @@ examples:
   batch-llm run tickets.jsonl --strategy triage --out results.jsonl
   batch-llm --target unix:/run/batch-llm/batch-llm.sock strategies
   batch-llm caches create triage --ttl 7200
+  batch-llm batches show nightly
 
 exit codes: 0 all fine, 1 some items failed, 2 usage or connection error, 130 interrupted
 """
@@ -26,7 +27,9 @@ _RUN_EXAMPLES: Final = r"""examples:
   batch-llm run tickets.jsonl --strategy triage --prompt-field text --out results.jsonl
   batch-llm run tickets.csv --strategy triage --prompt-template 'Ticket: {text}\nLabel:' --expect-field label
   zcat big.jsonl.gz | batch-llm run - --strategy triage > results.jsonl
+  batch-llm run tickets.jsonl --strategy triage --batch-id nightly --resume --out results.jsonl
 
+The last may be run until it is done, however it is killed: each run goes on where the one before ended.
 Rows that cannot be used are reported as FILE:LINE on stderr and counted as failed; the others go on.
 exit codes: 0 all fine, 1 some items or rows failed, 2 usage or connection error, 130 interrupted
 """
@@ -62,7 +65,7 @@ def _complain(error: Exception | str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="batch-llm",
-        description="Run batches of LLM calls on a batch-llm sidecar and look after its strategies and caches.",
+        description="Run batches of LLM calls on a batch-llm sidecar; look after its batches, strategies and caches.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -73,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_strategies(commands)
     _add_caches(commands)
+    _add_batches(commands)
     return parser
 
 
@@ -116,15 +120,24 @@ def _add_run(commands: "_Commands[argparse.ArgumentParser]") -> None:
         metavar="TEXT",
         help=r"text with {field} in it, e.g. 'Ticket: {text}'; \n is a newline, {{ and }} are braces",
     )
-    run.add_argument("--batch-id", default="", metavar="ID", help="name of the batch (default: the sidecar makes one)")
+    run.add_argument("--batch-id", default="", metavar="ID", help="name of the batch (default: a new one is made)")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the batch --batch-id: what the file --out has is not sent again, what follows is appended",
+    )
+    run.add_argument(
+        "--detach",
+        action="store_true",
+        help="hand the rows over, print the batch's id and leave; the sidecar goes on, --resume gets the results",
+    )
     run.add_argument(
         "--max-concurrency", type=int, default=0, metavar="N", help="most items in flight (default: the strategy's)"
     )
     run.add_argument(
         "--order",
         choices=[str(order) for order in ResultOrder],
-        default=str(ResultOrder.COMPLETION),
-        help="order of results (default: completion)",
+        help="order of results (default: completion, or what the batch was opened with)",
     )
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="limit for each item (default: none)")
     run.add_argument("--expect-field", metavar="FIELD", help="field with the right answer; outputs are compared to it")
@@ -172,6 +185,22 @@ def _add_caches(commands: "_Commands[argparse.ArgumentParser]") -> None:
             parser.add_argument(
                 "--ttl", type=float, default=argparse.SUPPRESS, metavar="SECONDS", help="default: the strategy's"
             )
+
+
+def _add_batches(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    batches = commands.add_parser("batches", help="list, show, cancel, delete batches", parents=[_shared_options()])
+    batches.set_defaults(handler=("admin", "batches"), action="list", json=False)
+    actions = batches.add_subparsers(title="actions", metavar="ACTION")
+    for action, text in (
+        ("list", "list all batches that the sidecar keeps (default)"),
+        ("show", "show one as JSON, its totals included once it has ended"),
+        ("cancel", "end one: items that have not ended get a result that says CANCELLED"),
+        ("delete", "erase one that has ended, its prompts and outputs included"),
+    ):
+        parser = actions.add_parser(action, help=text, description=text, parents=[_shared_options()])
+        parser.set_defaults(action=action)
+        if action != "list":
+            parser.add_argument("name", metavar="BATCH_ID")
 
 
 def _shared_options() -> argparse.ArgumentParser:

@@ -1,13 +1,10 @@
 """`batch-llm run`: the rows of a file as one batch."""
 
 import argparse
-import io
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -20,25 +17,28 @@ from rich.table import Table
 
 from batch_llm_client.cli.connection import connect
 from batch_llm_client.cli.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_SOME_FAILED, UsageError, complaint
+from batch_llm_client.cli.output import STDOUT, Output, open_output
 from batch_llm_client.cli.rows import STDIN, PromptTemplate, RowFormat, RowSource, open_rows
 from batch_llm_client.cli.tally import Tally, percent
 from batch_llm_client.errors import BatchLLMClientError
 from batch_llm_client.model import Result, Totals
 from batch_llm_client.receipt import Receipt
 
-STDOUT: Final = "-"
 BAD_ROW: Final = "BAD_ROW"
 
 
 def run(options: argparse.Namespace) -> int:
     """Run it: 0 all fine, 1 some failed, 2 the stream failed, 130 interrupted. UsageError: it cannot start."""
+    _check(options)
     console = Console(stderr=True)
     row = _row_format(options)
     tally = Tally(compare=row.expect_field is not None)
     started = time.monotonic()
     with open_rows(options.file) as file:
         source = _source(options, file, row, console)
-        with _open_out(options) as out:
+        if options.detach:
+            return _hand_over(options, source, console)
+        with open_output(options) as out:
             try:
                 totals = _process(options, source, tally, out, console)
                 code = EXIT_SOME_FAILED if totals.failed or source.bad else 0
@@ -53,32 +53,65 @@ def run(options: argparse.Namespace) -> int:
         _print_receipt(totals.receipt, console)
     if tally.compare and (code != EXIT_ERROR or tally.done):
         right = f"{tally.right} of {tally.done} ({percent(tally.right, tally.done):.1f} %)"
-        _print(console, f"expected {row.expect_field} right: {right}")
+        _print(console, f"expected {row.expect_field} right: {right}{' in this run' if tally.before else ''}")
+    if code in {EXIT_INTERRUPTED, EXIT_ERROR} and tally.batch_id:
+        out_file = "FILE" if options.out == STDOUT else options.out
+        _print(console, f"to go on: the same command with --batch-id {tally.batch_id} --resume --out {out_file}")
     return code
 
 
-def _process(options: argparse.Namespace, source: RowSource, tally: Tally, out: TextIO, console: Console) -> Totals:
+def _check(options: argparse.Namespace) -> None:
+    if options.resume and (not options.batch_id or options.out == STDOUT):
+        raise UsageError("--resume needs --batch-id, and --out with the file of the run to go on with")
+    if options.detach and (options.resume or options.out != STDOUT or options.expect_field):
+        raise UsageError(
+            "--detach leaves before results come: leave out --resume, --out and --expect-field; "
+            "run it again with --batch-id, --resume and --out to get them"
+        )
+
+
+def _process(options: argparse.Namespace, source: RowSource, tally: Tally, out: Output, console: Console) -> Totals:
+    tally.before = out.after
     with (
         connect(options) as client,
-        client.process_batch(
-            source,
-            strategy=options.strategy,
-            batch_id=options.batch_id,
-            max_concurrency=options.max_concurrency,
-            result_order=options.order,
-        ) as batch,
+        client.process_batch(source, resume_after_sequence=out.after, **_opening(options)) as batch,
         _progress(options, source, tally, console),
     ):
+        tally.batch_id = batch.batch_id
+        out.begin()
         for result in batch:
             tally.add(result)
-            out.write(json.dumps(to_json(result), ensure_ascii=False) + "\n")
+            out.file.write(json.dumps(to_json(result), ensure_ascii=False) + "\n")
         return batch.totals
 
 
+def _hand_over(options: argparse.Namespace, source: RowSource, console: Console) -> int:
+    with connect(options) as client, client.process_batch(source, detach=True, **_opening(options)) as batch:
+        held = batch.leave()
+        print(batch.batch_id)
+    if not options.quiet:
+        _print(console, f"the sidecar holds {held:,} items and goes on; {source.bad:,} bad rows were passed over")
+        _print(console, f"for the results: the same command with --batch-id {batch.batch_id} --resume --out FILE")
+    return EXIT_SOME_FAILED if source.bad else 0
+
+
+def _opening(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "strategy": options.strategy,
+        "batch_id": options.batch_id,
+        "max_concurrency": options.max_concurrency,
+        "result_order": options.order,
+    }
+
+
 def to_json(result: Result) -> dict[str, Any]:
-    """Give the fields of a result's line; `error` only when the item failed, the cost only where there are prices."""
+    """Give the fields of a result's line.
+
+    `error` only when the item failed, `maybe_billed` only when it is true, the cost only where there are prices.
+    """
     line: dict[str, Any] = {
         "item_id": result.item_id,
+        "sequence": result.sequence,
         "ok": result.ok,
         "text": result.text,
         "finish_reason": result.finish_reason,
@@ -91,6 +124,8 @@ def to_json(result: Result) -> dict[str, Any]:
         "elapsed_seconds": round(result.elapsed, 6),
         "model": result.model,
     }
+    if result.maybe_billed:
+        line["maybe_billed"] = True
     receipt = result.receipt
     if receipt.price_date is not None:
         line["cost_nano_usd"] = receipt.total_nano_usd
@@ -111,25 +146,6 @@ def _source(options: argparse.Namespace, file: TextIO, row: RowFormat, console: 
     return RowSource(file, name, is_csv=is_csv, row=row, report=lambda message: _print(console, message))
 
 
-@contextmanager
-def _open_out(options: argparse.Namespace) -> Iterator[TextIO]:
-    # Line by line: whoever reads along, or comes after a crash, finds whole results.
-    if options.out == STDOUT:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
-        yield sys.stdout
-        return
-    path = Path(options.out)
-    if options.file != STDIN and path.exists() and os.path.samefile(options.file, path):
-        raise UsageError(f"--out {path} is the input itself: choose another file")
-    try:
-        out = path.open("w", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    with out:
-        yield out
-
-
 def _progress(
     options: argparse.Namespace, source: RowSource, tally: Tally, console: Console
 ) -> AbstractContextManager[object]:
@@ -139,11 +155,12 @@ def _progress(
     started = time.monotonic()
 
     def bar() -> Table:
+        done = tally.before + tally.done
         rate = tally.done / max(time.monotonic() - started, 1e-9)
         line = Table.grid(padding=(0, 2))
         line.add_row(
-            ProgressBar(total=source.count, completed=tally.done, pulse=source.count is None, width=30),
-            f"{tally.done:,} done",
+            ProgressBar(total=source.count, completed=done, pulse=source.count is None, width=30),
+            f"{done:,} done",
             f"{rate:,.0f} items/s",
             f"cache hit rate {tally.cache_hit_rate:.1f} %",
         )

@@ -9,9 +9,17 @@ from batch_llm_client.model import Result, Totals
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of a run so far. `compare`: whether outputs are held against the items' contexts."""
+    """Counts of a run so far.
+
+    Args:
+        compare: whether outputs are held against the items' contexts.
+        batch_id: the batch, once it is open.
+        before: results that a run before has received.
+    """
 
     compare: bool = False
+    batch_id: str = ""
+    before: int = 0
     done: int = 0
     right: int = 0
     input_tokens: int = 0
