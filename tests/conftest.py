@@ -1,6 +1,14 @@
-"""Fixtures for all tests."""
+"""Fixtures and options for all tests."""
 
 from importlib.util import find_spec
 
+import pytest
+
 # The client's tests also run where the client alone is installed.
 pytest_plugins = ["batch_llm.emulator.pytest_plugin"] if find_spec("batch_llm") else []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    faults = parser.getgroup("faults", "tests/faults")
+    faults.addoption("--kills", type=int, default=32, help="how often test_sidecar_killed kills it (default: 32)")
+    faults.addoption("--seed", help="draw the faults of a run before again; it is printed with a failure")

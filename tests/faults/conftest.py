@@ -1,0 +1,94 @@
+"""Faults come from a seed, and a table at the end says what became of the items."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random, SystemRandom
+
+import psycopg
+import pytest
+
+from batch_llm.emulator import GeminiEmulator
+from tests.contract.postgres import PostgresServer
+
+from .house import House
+from .report import Row, table
+
+_ROWS: dict[str, Row] = {}
+
+MakeHouse = Callable[..., House]
+Record = Callable[[Row], None]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _ROWS:
+        terminalreporter.section("faults")
+        for line in table(_ROWS.values()):
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def record() -> Record:
+    """Puts a row into the table; rows of one fault add up."""
+
+    def add(row: Row) -> None:
+        _ROWS[row.fault] = _ROWS[row.fault] + row if row.fault in _ROWS else row
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture
+def random(request: pytest.FixtureRequest) -> Random:
+    """Its seed is printed with a failure; `--seed` draws the same again."""
+    seed = request.config.getoption("--seed")
+    seed = SystemRandom().randrange(2**32) if seed is None else int(seed)
+    print(f"again with --seed {seed}")
+    return Random(f"{seed} {request.node.name}")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    """The URL of a database of the test's own."""
+    name = f"faults_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return postgres.url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def make_house(tmp_path: Path, gemini_emulator: GeminiEmulator, random: Random) -> Iterator[MakeHouse]:
+    """Makes houses, each with a folder of its own; their processes end with the test."""
+    houses: list[House] = []
+
+    def make(journal: str = "sqlite", **fields: object) -> House:
+        folder = tmp_path / f"house{len(houses)}"
+        folder.mkdir()
+        house = House(folder, gemini_emulator, journal, random, **fields)  # type: ignore[arg-type]
+        houses.append(house)
+        return house
+
+    yield make
+    for house in houses:
+        house.close()
+
+
+def on_ci() -> bool:
+    return bool(os.environ.get("CI"))
