@@ -47,7 +47,7 @@ provider = "gemini"
 model = "gemini-2.5-flash"
 max_concurrency = {strategy_limit}
 """
-_COMMAND = "import sys; from batch_llm_client.cli import main; sys.exit(main())"
+_COMMAND = "from batch_llm_client.cli import run_command; run_command()"
 # One item in so many is blocked by its provider: its failure is a result like any other.
 _BLOCKED = 17
 

@@ -45,13 +45,15 @@ def config(emulator: GeminiEmulator, **strategies: str) -> str:
     )
 
 
-def serve(start: Start, emulator: GeminiEmulator, *arguments: str, key: str, **strategies: str) -> SidecarProcess:
+def serve(
+    start: Start, emulator: GeminiEmulator, *arguments: str, key: str, journal: str = "sqlite", **strategies: str
+) -> SidecarProcess:
     sidecar = start(
         "--listen",
         "127.0.0.1:0",
         *arguments,
         config=config(emulator, **strategies),
-        environment={"GEMINI_API_KEY": key},
+        environment={"GEMINI_API_KEY": key, "BATCH_LLM_JOURNAL__URL": journal},
     )
     sidecar.target = sidecar.wait_for(r"serving on (\S+)")[1]
     return sidecar
@@ -109,7 +111,8 @@ def test_two_sidecars_with_one_state_share_a_cache(
     start: Start, gemini_emulator: GeminiEmulator, tmp_path: Path
 ) -> None:
     key = new_key()
-    sidecars = [serve(start, gemini_emulator, "--state-dir", str(tmp_path), key=key, triage="") for _ in range(2)]
+    state = ("--state-dir", str(tmp_path))  # a journal of its own for each: only caches may be shared
+    sidecars = [serve(start, gemini_emulator, *state, key=key, journal="memory", triage="") for _ in range(2)]
     held = gemini_emulator.hold(kind="create")
     with ThreadPoolExecutor() as pool, BatchClient(sidecars[0].target) as one, BatchClient(sidecars[1].target) as two:
         batches = [pool.submit(run, client, "triage") for client in (one, two)]

@@ -30,7 +30,7 @@ def command(sidecar, *arguments: object) -> list[str]:
 
 
 def spawn(arguments: list[str], **pipes: int) -> "subprocess.Popen[str]":
-    code = "import sys; from batch_llm_client.cli import main; sys.exit(main())"
+    code = "from batch_llm_client.cli import run_command; run_command()"
     return subprocess.Popen([sys.executable, "-c", code, *arguments], text=True, **pipes)
 
 

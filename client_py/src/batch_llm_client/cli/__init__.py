@@ -1,5 +1,5 @@
 """The command `batch-llm`."""
 
-from batch_llm_client.cli.command import main
+from batch_llm_client.cli.command import main, run_command
 
-__all__ = ["main"]
+__all__ = ["main", "run_command"]

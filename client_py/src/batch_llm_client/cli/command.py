@@ -5,7 +5,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Final, NoReturn
 
 from batch_llm_client._channel import DEFAULT_TARGET
 from batch_llm_client._version import __version__
@@ -55,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
     except (UsageError, BatchLLMClientError, OSError) as error:
         return _complain(error)
+
+
+def run_command() -> NoReturn:
+    """Run the command as a process of its own, and end it."""
+    code = main()
+    if code == EXIT_INTERRUPTED:
+        # A thread may be reading stdin, for as long as nobody types: grpc does not survive the interpreter's end then.
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _complain(error: Exception | str) -> int:

@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -15,11 +16,14 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from batch_llm_client.batch import Batch
 from batch_llm_client.cli.connection import connect
 from batch_llm_client.cli.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_SOME_FAILED, UsageError, complaint
+from batch_llm_client.cli.interrupt import cancelled_by_interrupt
 from batch_llm_client.cli.output import STDOUT, Output, open_output
 from batch_llm_client.cli.rows import STDIN, PromptTemplate, RowFormat, RowSource, open_rows
 from batch_llm_client.cli.tally import Tally, percent
+from batch_llm_client.client import BatchClient
 from batch_llm_client.errors import BatchLLMClientError
 from batch_llm_client.model import Result, Totals
 from batch_llm_client.receipt import Receipt
@@ -74,7 +78,7 @@ def _process(options: argparse.Namespace, source: RowSource, tally: Tally, out: 
     tally.before = out.after
     with (
         connect(options) as client,
-        client.process_batch(source, resume_after_sequence=out.after, **_opening(options)) as batch,
+        _batch(options, client, source, resume_after_sequence=out.after) as batch,
         _progress(options, source, tally, console),
     ):
         tally.batch_id = batch.batch_id
@@ -86,7 +90,7 @@ def _process(options: argparse.Namespace, source: RowSource, tally: Tally, out: 
 
 
 def _hand_over(options: argparse.Namespace, source: RowSource, console: Console) -> int:
-    with connect(options) as client, client.process_batch(source, detach=True, **_opening(options)) as batch:
+    with connect(options) as client, _batch(options, client, source, detach=True) as batch:
         held = batch.leave()
         print(batch.batch_id)
     if not options.quiet:
@@ -95,13 +99,18 @@ def _hand_over(options: argparse.Namespace, source: RowSource, console: Console)
     return EXIT_SOME_FAILED if source.bad else 0
 
 
-def _opening(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "strategy": options.strategy,
-        "batch_id": options.batch_id,
-        "max_concurrency": options.max_concurrency,
-        "result_order": options.order,
-    }
+@contextmanager
+def _batch(options: argparse.Namespace, client: BatchClient, source: RowSource, **opening: Any) -> Iterator[Batch]:
+    batch = client.process_batch(
+        source,
+        strategy=options.strategy,
+        batch_id=options.batch_id,
+        max_concurrency=options.max_concurrency,
+        result_order=options.order,
+        **opening,
+    )
+    with cancelled_by_interrupt(batch.cancel), batch:
+        yield batch
 
 
 def to_json(result: Result) -> dict[str, Any]:
