@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +19,15 @@ from batchllm.v1 import batch_service_pb2 as pb
 from batchllm.v1 import work_pb2
 
 from . import mapping
+from .batch_items import BatchItems
 from .batch_log import BatchLog, Ended, Journal, JournaledOutbox
 from .catalogue import Catalogue
-from .intake import Intake
-from .item_index import ItemIndex
-from .recovery import Recovery, checkpoint
+from .opening import merged
+from .recovery import Recovery, checkpoint, replay
 from .settings import ServerSettings
-from .status import draining, invalid
+from .status import draining
 
 logger = logging.getLogger("batch_llm")
-
-_GROUPS_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +60,6 @@ class LiveBatch:
         self.batch_id = record.batch_id
         self.opening = pb.OpenBatch.FromString(record.opening)
         self.detach = record.detach
-        self.items = record.items
-        """Accepted so far."""
         self.attached = False
         self.result: work_pb2.BatchResult | None = None
         """The totals, once it has ended."""
@@ -75,11 +70,9 @@ class LiveBatch:
         self._over = record.state.ended
         if self._over:
             self.result = work_pb2.BatchResult.FromString(record.result)
-        self._sealed = record.state is not BatchState.OPEN
         self._reading = False
         self._accepting = 0
         self._draining = False
-        self._refused = False
         self._ending: asyncio.Task[None] | None = None
         self._engine = engine
         self._on_closed = on_closed
@@ -87,10 +80,7 @@ class LiveBatch:
         self._opened_at = self._loop.time() - max(0.0, time.time() - record.create_time)
         self._replay_to = 0
         self._leased: dict[str, SharedStrategy] = {}
-        self._index: ItemIndex | None = None
-        self._intake = Intake("", self._find)
         self._one_at_a_time = asyncio.Lock()
-        self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue(_GROUPS_AHEAD)
         ordered = self.opening.result_order == pb.RESULT_ORDER_SUBMISSION
         self._outbox = JournaledOutbox(ordered=ordered, released=recovery.released)
         self._log = BatchLog(
@@ -100,6 +90,10 @@ class LiveBatch:
             on_recorded=self._on_recorded,
             on_failure=self._on_refused,
             checkpoint=self._checkpoint,
+        )
+        self._items = BatchItems(
+            *(record.batch_id, record.items, engine.journal.store, self._log, self._find),
+            sealed=record.state is not BatchState.OPEN,
         )
         self._outbox.on_end = self._log.end
         self._outbox.maybe_billed = recovery.maybe_billed
@@ -111,7 +105,8 @@ class LiveBatch:
         self._session = BatchSession(self._run, max_concurrency=self._limit, outbox=self._outbox)
         self._session.totals = recovery.totals
         self._session.account.receipt.add(recovery.account)
-        self._feeder = self._loop.create_task(self._feed(record.items, recovery.done))
+        feed = self._items.feed(self._session, record.items, recovery.done, self.cancelled)
+        self._feeder = self._loop.create_task(feed)
         self._feeder.add_done_callback(self._on_fed)
 
     # -- streams -----------------------------------------------------------------------------------------------------
@@ -124,7 +119,7 @@ class LiveBatch:
         """
         if self.attached:
             raise batch_in_use(self.batch_id)
-        in_force = self._merged(opening)
+        in_force = merged(opening, self.opening, self.batch_id, self._outbox.sequence)
         if in_force.strategy:
             self._find(in_force.strategy)
         self.attached = self._reading = True
@@ -153,6 +148,11 @@ class LiveBatch:
         self._check()
         if self.closed.is_set():
             self._on_closed(self)
+
+    @property
+    def items(self) -> int:
+        """Accepted so far."""
+        return self._items.count
 
     @property
     def ending(self) -> bool:
@@ -208,39 +208,8 @@ class LiveBatch:
                 return False
             if self._ending is not None:
                 raise self.failure or draining()
-            self._intake.index = await self._item_index()
-            self._intake.default_strategy = self.opening.strategy
-            works: list[Work] = []
-            payload = [self._take_in(frame, works) for frame in frames]
-            if not works:
-                return True
-            try:
-                self._check_open()
-                await self._log.accept(self.items, len(works), b"".join(payload))
-            except BaseException:
-                # It knows items now that are not accepted; it is built anew from the journal.
-                self._drop_index()
-                raise
-            self.items += len(works)
-            await self._accepted.put(works)
+            await self._items.accept(frames, self.opening.strategy)
             return True
-
-    def _take_in(self, frame: pb.WorkItems, works: list[Work]) -> bytes:
-        """Add a frame's new items to works; them as bytes."""
-        fresh = []
-        for item in frame.items:
-            work = self._intake.take(item)
-            if work is not None:
-                self._intake.mark(item, work)
-                work.index = self.items + len(works)
-                works.append(work)
-                fresh.append(item)
-        # Messages of repeated items that follow each other as bytes are one message.
-        return (frame if len(fresh) == len(frame.items) else pb.WorkItems(items=fresh)).SerializeToString()
-
-    def _check_open(self) -> None:
-        if self._sealed:
-            raise invalid("items", f"are new, and batch {self.batch_id!r} takes no more; open another batch_id")
 
     def _on_accepted(self, task: asyncio.Task[bool]) -> None:
         self._accepting -= 1
@@ -250,32 +219,11 @@ class LiveBatch:
                 self._on_refused(error)
         self._check()
 
-    async def _item_index(self) -> ItemIndex:
-        """The items that were accepted."""
-        if self._index is None:
-            index = ItemIndex()
-            recalling = Intake("", self._find, index)
-            try:
-                if self.items:
-                    async for items in self._engine.journal.store.items(self.batch_id):
-                        for item in pb.WorkItems.FromString(items.payload).items:
-                            recalling.recall(item)
-            except BaseException:
-                index.close()
-                raise
-            self._index = index
-        return self._index
-
-    def _drop_index(self) -> None:
-        if self._index is not None:
-            self._index.close()
-            self._index = None
-
     def seal(self) -> None:
         """Say that the client has sent all items."""
         self._reading = False
-        if not self._sealed:
-            self._sealed = True
+        if not self._items.sealed:
+            self._items.sealed = True
             self._log.note(state=BatchState.SEALED)
         self._check()
 
@@ -285,34 +233,6 @@ class LiveBatch:
         self._check()
 
     # -- items through -----------------------------------------------------------------------------------------------
-
-    async def _feed(self, held: int, done: bytearray) -> None:
-        """Submit what has no result of the first `held` items, from the journal, then what is accepted."""
-        if 0 in done:
-            stored = self._engine.journal.store.items(self.batch_id, done.index(0))
-            async with aclosing(stored):  # type: ignore[type-var]
-                async for items in stored:
-                    batch = pb.WorkItems.FromString(items.payload).items
-                    indexes = range(items.first_index, min(items.first_index + items.count, held))
-                    works = [
-                        self._retake(item, index)
-                        for item, index in zip(batch, indexes, strict=False)
-                        if not done[index]
-                    ]
-                    await self._session.submit(works, numbered=True)
-                    if items.first_index + items.count >= held:
-                        break
-        del done
-        while True:
-            await self._session.submit(await self._accepted.get(), numbered=True)
-
-    def _retake(self, item: work_pb2.WorkItem, index: int) -> Work:
-        try:
-            return self._intake.retake(item, index)
-        except BatchLLMError:
-            if not self.cancelled.is_set():
-                raise
-            return Work(item.item_id, item.prompt, None, item.context, item.strategy, index)
 
     async def _run(self, work: Work) -> AnyResult:
         # Not before the call is admitted: what only waits for its provider's quota is not billed by a crash.
@@ -330,27 +250,9 @@ class LiveBatch:
 
     # -- results out -------------------------------------------------------------------------------------------------
 
-    async def replay(self, after: int) -> AsyncIterator[list[work_pb2.WorkItemResult]]:
+    def replay(self, after: int) -> AsyncIterator[list[work_pb2.WorkItemResult]]:
         """Results from the journal, from `after` to where the stream was attached, in the order of their sequence."""
-        following = after + 1
-        early: dict[int, work_pb2.WorkItemResult] = {}
-        if following > self._replay_to:
-            return
-        stored = self._engine.journal.store.results(self.batch_id, after)
-        async with aclosing(stored):  # type: ignore[type-var]
-            async for results in stored:
-                for message in pb.WorkItemResults.FromString(results.payload).results:
-                    if following <= message.sequence <= self._replay_to:
-                        message.replayed = True
-                        early[message.sequence] = message
-                ready = []
-                while following in early:
-                    ready.append(early.pop(following))
-                    following += 1
-                yield ready
-                if following > self._replay_to:
-                    return
-        raise RuntimeError(f"result {following} of batch {self.batch_id!r} is not in the journal")
+        return replay(self._engine.journal.store, self.batch_id, after, self._replay_to)
 
     async def take(self, max_items: int) -> list[work_pb2.WorkItemResult]:
         """Results as they are ready; empty: there are no more, and the batch is `closed` or about to be."""
@@ -370,7 +272,7 @@ class LiveBatch:
         if self._over or self._ending is not None:
             return
         self.cancelled.set()
-        self._sealed = True
+        self._items.sealed = True
         self._reading = False
         self._session.cut_short("the batch was cancelled by CancelBatch")
         self._check()
@@ -399,7 +301,6 @@ class LiveBatch:
     def _on_refused(self, error: BaseException) -> None:
         """Stop at once: the batch is another sidecar's now."""
         logger.error("batch %r stops: %s", self.batch_id, error)
-        self._refused = True
         self.failure = self.failure or error
         if self._ending is None:
             self._end(self._close())
@@ -417,7 +318,7 @@ class LiveBatch:
         if self._ending is not None or self._accepting or (self._reading and self.failure is None):
             return
         complete = self._outbox.sequence == self.items
-        if complete and (self._sealed or self.cancelled.is_set()):
+        if complete and (self._items.sealed or self.cancelled.is_set()):
             self._end(self._finish())
         elif self._unwanted(complete) and not self._session.in_flight and not self._log.unwritten:
             self._end(self._let_go())
@@ -461,7 +362,7 @@ class LiveBatch:
     async def _close(self) -> None:
         self._feeder.cancel()
         await self._session.abort()
-        self._drop_index()
+        self._items.close()
         for shared in self._leased.values():
             try:
                 await shared.release()
@@ -470,32 +371,6 @@ class LiveBatch:
         self.closed.set()
         if not self.attached:
             self._on_closed(self)
-
-    # -- opening -----------------------------------------------------------------------------------------------------
-
-    def _merged(self, opening: pb.OpenBatch) -> pb.OpenBatch:
-        """The opening that is in force from now on: what a later one leaves open is as it was."""
-        known = self.opening
-        order = opening.result_order or known.result_order or pb.RESULT_ORDER_COMPLETION
-        if order != (known.result_order or pb.RESULT_ORDER_COMPLETION):
-            raise invalid(
-                "result_order",
-                f"is another than the batch was opened with ({pb.ResultOrder.Name(known.result_order)}); leave it out",
-            )
-        if opening.resume_after_sequence > self._outbox.sequence:
-            raise invalid(
-                "resume_after_sequence",
-                f"is {opening.resume_after_sequence}, and the last result of batch {self.batch_id!r} is "
-                f"{self._outbox.sequence}; resume after the last one that you have",
-            )
-        merged = pb.OpenBatch()
-        merged.CopyFrom(opening)
-        merged.strategy = opening.strategy or known.strategy
-        merged.result_order = order
-        merged.ClearField("resume_after_sequence")
-        if not opening.labels:
-            merged.labels.update(known.labels)
-        return merged
 
     def _limit_of(self, opening: pb.OpenBatch) -> int:
         limit = self._engine.settings.max_concurrency

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from batch_llm.journal.store import BatchRecord, JournalStore
@@ -75,6 +77,31 @@ async def recover(store: JournalStore, record: BatchRecord, *, ordered: bool) ->
         recovery.released = len(done) if (first := done.find(0)) < 0 else first
         recovery.beyond = await _beyond(store, record.batch_id, recovery.released)
     return recovery
+
+
+async def replay(
+    store: JournalStore, batch_id: str, after: int, to: int
+) -> AsyncIterator[list[work_pb2.WorkItemResult]]:
+    """Results of a sequence above `after` up to `to`, in its order."""
+    following = after + 1
+    early: dict[int, work_pb2.WorkItemResult] = {}
+    if following > to:
+        return
+    stored = store.results(batch_id, after)
+    async with aclosing(stored):  # type: ignore[type-var]
+        async for results in stored:
+            for message in batch_service_pb2.WorkItemResults.FromString(results.payload).results:
+                if following <= message.sequence <= to:
+                    message.replayed = True
+                    early[message.sequence] = message
+            ready = []
+            while following in early:
+                ready.append(early.pop(following))
+                following += 1
+            yield ready
+            if following > to:
+                return
+    raise RuntimeError(f"result {following} of batch {batch_id!r} is not in the journal")
 
 
 async def _begun(store: JournalStore, batch_id: str, done: bytearray) -> frozenset[int]:

@@ -1,0 +1,155 @@
+"""A batch's items on their way in: recognised, into the journal, and on to be run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+from batch_llm.executor import Work
+from batch_llm.journal.store import JournalStore
+from batch_llm.model import BatchLLMError
+from batch_llm.processor import BatchSession
+from batch_llm.shared import SharedStrategy
+from batchllm.v1 import batch_service_pb2 as pb
+from batchllm.v1 import work_pb2
+
+from .batch_log import BatchLog
+from .intake import Intake
+from .item_index import ItemIndex
+from .status import invalid
+
+_GROUPS_AHEAD = 2
+
+
+class BatchItems:
+    """Takes the items of one batch in.
+
+    Args:
+        batch_id: the batch.
+        count: how many it has accepted already.
+        store: where those are.
+        log: where new ones go.
+        find: the shared strategy of a name; raises `BatchLLMError`.
+        sealed: whether it takes no more.
+    """
+
+    def __init__(
+        self,
+        batch_id: str,
+        count: int,
+        store: JournalStore,
+        log: BatchLog,
+        find: Callable[[str], SharedStrategy],
+        *,
+        sealed: bool,
+    ) -> None:
+        self.count = count
+        """Accepted so far."""
+        self.sealed = sealed
+        self._batch_id = batch_id
+        self._store = store
+        self._log = log
+        self._find = find
+        self._index: ItemIndex | None = None
+        self._intake = Intake("", find)
+        self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue(_GROUPS_AHEAD)
+
+    async def accept(self, frames: Sequence[pb.WorkItems], default_strategy: str) -> None:
+        """Take in the items that were not sent before; they are in the journal when this returns. One call at a time.
+
+        Raises:
+            BatchLLMError: the batch is sealed and there are new ones, or the journal cannot be written.
+        """
+        self._intake.index = await self._item_index()
+        self._intake.default_strategy = default_strategy
+        works: list[Work] = []
+        payload = [self._take_in(frame, works) for frame in frames]
+        if not works:
+            return
+        try:
+            self._check_open()
+            await self._log.accept(self.count, len(works), b"".join(payload))
+        except BaseException:
+            # It knows items now that are not accepted; it is built anew from the journal.
+            self.close()
+            raise
+        self.count += len(works)
+        await self._accepted.put(works)
+
+    async def feed(self, session: BatchSession, held: int, done: bytearray, cancelled: asyncio.Event) -> None:
+        """Submit what has no result of the first `held` items, from the journal, then what is accepted, for ever.
+
+        Args:
+            session: where to.
+            held: how many items the journal had.
+            done: for each of these 1 where it has a result; empty where all have.
+            cancelled: says that items need no strategy any more.
+
+        Raises:
+            BatchLLMError: STRATEGY_NOT_FOUND: one of them cannot be run.
+        """
+        if 0 in done:
+            stored = self._store.items(self._batch_id, done.index(0))
+            async with aclosing(stored):  # type: ignore[type-var]
+                async for items in stored:
+                    batch = pb.WorkItems.FromString(items.payload).items
+                    indexes = range(items.first_index, min(items.first_index + items.count, held))
+                    works = [
+                        self._retake(item, index, cancelled)
+                        for item, index in zip(batch, indexes, strict=False)
+                        if not done[index]
+                    ]
+                    await session.submit(works, numbered=True)
+                    if items.first_index + items.count >= held:
+                        break
+        del done
+        while True:
+            await session.submit(await self._accepted.get(), numbered=True)
+
+    def close(self) -> None:
+        """Let go of what recognises items; it is built anew when it is needed."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def _take_in(self, frame: pb.WorkItems, works: list[Work]) -> bytes:
+        """Add a frame's new items to works; them as bytes."""
+        fresh = []
+        for item in frame.items:
+            work = self._intake.take(item)
+            if work is not None:
+                self._intake.mark(item, work)
+                work.index = self.count + len(works)
+                works.append(work)
+                fresh.append(item)
+        # Messages of repeated items that follow each other as bytes are one message.
+        return (frame if len(fresh) == len(frame.items) else pb.WorkItems(items=fresh)).SerializeToString()
+
+    def _retake(self, item: work_pb2.WorkItem, index: int, cancelled: asyncio.Event) -> Work:
+        try:
+            return self._intake.retake(item, index)
+        except BatchLLMError:
+            if not cancelled.is_set():
+                raise
+            return Work(item.item_id, item.prompt, None, item.context, item.strategy, index)
+
+    def _check_open(self) -> None:
+        if self.sealed:
+            raise invalid("items", f"are new, and batch {self._batch_id!r} takes no more; open another batch_id")
+
+    async def _item_index(self) -> ItemIndex:
+        """The items that were accepted."""
+        if self._index is None:
+            index = ItemIndex()
+            recalling = Intake("", self._find, index)
+            try:
+                if self.count:
+                    async for items in self._store.items(self._batch_id):
+                        for item in pb.WorkItems.FromString(items.payload).items:
+                            recalling.recall(item)
+            except BaseException:
+                index.close()
+                raise
+            self._index = index
+        return self._index
