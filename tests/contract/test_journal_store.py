@@ -17,10 +17,12 @@ from batch_llm.journal.store import (
     Items,
     JournalStore,
     RefusedError,
+    Registration,
     Results,
     Single,
     SingleExistsError,
     Starts,
+    StrategyExistsError,
 )
 from batch_llm.journal.writer import JournalWriter
 
@@ -324,6 +326,60 @@ async def test_one_of_two_items_wins_an_idempotency_key(store: JournalStore, mak
         (winner,) = [write for write, outcome in zip(writes, outcomes, strict=True) if outcome is None]
         assert await store.single(winner.key) == winner
     for rival in rivals[1:]:
+        await rival.close()
+
+
+async def test_strategies_are_kept_as_they_were_given(store: JournalStore) -> None:
+    first, second = Registration("b", b"\x00\xff"), Registration("a-Ö", b"")
+    await store.write([first, begin(), second])
+    assert await store.strategies() == [second, first]
+    assert await store.strategies(["b", "unknown", "b", "\0"]) == [first]
+    assert await store.strategies([]) == []
+    assert await store.unregister("b")
+    assert not await store.unregister("b")
+    assert not await store.unregister("\0")
+    assert await store.strategies() == [second]
+    await store.write([Registration("b", b"another")])
+    assert await store.strategies(["b"]) == [Registration("b", b"another")]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_strategy_of_a_known_name_is_refused(store: JournalStore, known: bool) -> None:
+    first, second = Registration("s", b"first"), Registration("s", b"second")
+    if known:
+        await store.write([first])
+    writes = [begin(), *([] if known else [first]), second]
+    with pytest.raises(StrategyExistsError) as raised:
+        await store.write(writes)
+    assert (raised.value.write, raised.value.name) == (second, "s")
+    assert await store.get("batch") is None
+    assert await store.strategies() == ([first] if known else [])
+    with pytest.raises(ValueError, match="NUL"):
+        await store.write([Registration("a\0", b"")])
+
+
+async def test_a_refused_strategy_takes_no_other_write_with_it(store: JournalStore) -> None:
+    writer = JournalWriter(store)
+    first, second = Registration("s", b"first"), Registration("s", b"second")
+    begun = begin()
+    done = await asyncio.gather(*map(writer.offer, (first, second, begun)), return_exceptions=True)
+    assert [type(one) for one in done] == [type(None), StrategyExistsError, type(None)]
+    assert await store.strategies() == [first]
+    assert await store.get("batch") is not None
+
+
+async def test_one_of_two_registrations_wins(store: JournalStore, make_store: Make) -> None:
+    rival = make_store() if store.shared else store
+    if store.shared:
+        await rival.open()
+    for number in range(10):
+        name = f"s{number}"
+        registrations = [Registration(name, b"one"), Registration(name, b"other")]
+        writes = store.write([registrations[0]]), rival.write([registrations[1]])
+        done = await asyncio.gather(*writes, return_exceptions=True)
+        (lost,) = [place for place, one in enumerate(done) if isinstance(one, StrategyExistsError)]
+        assert await store.strategies([name]) == await rival.strategies([name]) == [registrations[1 - lost]]
+    if store.shared:
         await rival.close()
 
 

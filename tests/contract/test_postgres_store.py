@@ -13,9 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from batch_llm.journal import postgres as postgres_store
 from batch_llm.journal.check import problems
 from batch_llm.journal.postgres import PostgresStore
-from batch_llm.journal.store import DamagedError, OutcomeUnknownError, Starts, StoreError
+from batch_llm.journal.store import DamagedError, OutcomeUnknownError, Registration, Starts, StoreError
 from batch_llm.journal.writer import JournalWriter
 
 from .postgres import PostgresServer
@@ -286,7 +287,7 @@ def test_without_the_extra_the_error_names_it() -> None:
 async def test_a_newer_schema_is_refused(postgres: PostgresServer, store: PostgresStore, schema: str) -> None:
     tell(postgres.url, f"UPDATE {schema}.version SET version = 99")
     for inspect in (False, True):
-        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 1 .* run the newer batch-llm"):
+        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 2 .* run the newer batch-llm"):
             async with opened(postgres.url, schema, inspect=inspect):
                 pass
 
@@ -296,13 +297,45 @@ async def test_an_older_schema_moves_forward(
 ) -> None:
     begun = begin()
     await store.write([begun, items(begun, 0)])
-    monkeypatch.setattr("batch_llm.journal.postgres._STEPS", ("CREATE TABLE one (x int)", "ALTER TABLE one ADD y int"))
-    monkeypatch.setattr("batch_llm.journal.postgres.VERSION", 3)
+    steps = (*postgres_store._STEPS, "CREATE TABLE one (x int)", "ALTER TABLE one ADD y int")
+    monkeypatch.setattr("batch_llm.journal.postgres._STEPS", steps)
+    monkeypatch.setattr("batch_llm.journal.postgres.VERSION", 4)
     for _ in range(2):
         async with opened(postgres.url, schema) as again:
             assert len(await all_items(again)) == 1
-            assert await again._ask("SELECT version FROM version") == [(3,)]
+            assert await again._ask("SELECT version FROM version") == [(4,)]
             assert await again._ask("SELECT x, y FROM one") == []
+
+
+async def test_a_schema_of_version_1_moves_forward(
+    postgres: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("batch_llm.journal.postgres._STEPS", ())
+        patch.setattr("batch_llm.journal.postgres.VERSION", 1)
+        async with opened(postgres.url, schema) as old:
+            begun = begin()
+            await old.write([begun, items(begun, 0)])
+            assert await old._ask("SELECT version FROM version") == [(1,)]
+    async with opened(postgres.url, schema, inspect=True) as store:
+        assert await store.strategies() == [], "an older one can be looked into"
+    registration = Registration("triage", b"spec")
+    async with opened(postgres.url, schema) as store:
+        await store.write([registration])
+        assert await store.strategies(["triage"]) == [registration]
+        assert len(await all_items(store)) == 1
+
+
+async def test_a_damaged_strategy_is_found_where_it_is_read(
+    postgres: PostgresServer, store: PostgresStore, schema: str
+) -> None:
+    await store.write([Registration("triage", b"spec"), Registration("whole", b"spec")])
+    tell(postgres.url, f"UPDATE {schema}.strategies SET spec = spec || '\\x00' WHERE name = 'triage'")
+    with pytest.raises(DamagedError, match="the record of strategy 'triage' does not have its checksum"):
+        await store.strategies(["triage"])
+    found: list[str] = []
+    assert await store.strategies(damaged=found.append) == [Registration("whole", b"spec")]
+    assert len(found) == 1
 
 
 async def test_inspecting_a_database_without_a_journal_makes_none(postgres: PostgresServer, schema: str) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from batch_llm.journal import sqlite
 from batch_llm.journal.check import problems
 from batch_llm.journal.sqlite import SqliteStore
-from batch_llm.journal.store import BatchState, Change, DamagedError, Single, Starts, StoreError
+from batch_llm.journal.store import BatchState, Change, DamagedError, Registration, Results, Single, Starts, StoreError
 
 from .test_journal_store import all_items, all_results, all_starts, begin, everything, finish, items, results
 
@@ -288,20 +289,65 @@ async def test_a_newer_schema_is_refused(sqlite_path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     db.close()
     for inspect in (False, True):
-        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 1 .* run the newer batch-llm"):
+        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 2 .* run the newer batch-llm"):
             await SqliteStore(sqlite_path).open(inspect=inspect)
 
 
 async def test_an_older_schema_moves_forward(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await filled(sqlite_path)
     steps = ("CREATE TABLE one (x);\nINSERT INTO one VALUES (1);\n", "ALTER TABLE one ADD COLUMN y")
-    monkeypatch.setattr("batch_llm.journal.sqlite._STEPS", steps)
-    monkeypatch.setattr("batch_llm.journal.sqlite.VERSION", 3)
+    monkeypatch.setattr("batch_llm.journal.sqlite._STEPS", (*sqlite._STEPS, *steps))
+    monkeypatch.setattr("batch_llm.journal.sqlite.VERSION", 4)
     for _ in range(2):
         async with opened(sqlite_path) as store:
             assert len(await all_results(store)) == 40
-            assert await store._run(store._version) == 3
+            assert await store._run(store._version) == 4
             assert await store._run(store._all_rows, "SELECT x, y FROM one", ()) == [(1, None)]
+
+
+async def test_a_file_of_version_1_moves_forward(sqlite_path: Path) -> None:
+    with sqlite3.connect(sqlite_path) as db:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.executescript((Path(__file__).parent / "journal_version_1.sql").read_text())
+        db.execute("PRAGMA application_id = 1649167434")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    registration = Registration("triage", b"spec")
+    async with opened(sqlite_path, inspect=True) as store:
+        assert [problem async for problem in problems(store)] == []
+        assert await store.strategies() == [], "an older one can be looked into"
+    async with opened(sqlite_path) as store:
+        assert await all_results(store) == [Results("batch", 0, (1,), (0,), 0, b"results")]
+        assert await store.single("key") == Single("key", b"digest", b"result")
+        await store.write([registration])
+    async with opened(sqlite_path) as store:
+        assert [problem async for problem in problems(store)] == []
+        assert await store.strategies() == [registration]
+        assert await store._run(store._version) == 2
+
+
+@pytest.mark.parametrize("change", ["name = 'other'", "spec = x'00'"])
+async def test_a_damaged_strategy_is_noticed_at_the_start(sqlite_path: Path, change: str) -> None:
+    async with opened(sqlite_path) as store:
+        await store.write([Registration("triage", b"spec"), Registration("whole", b"spec")])
+    with sqlite3.connect(sqlite_path) as db:
+        db.execute(f"UPDATE strategies SET {change} WHERE name = 'triage'")
+    db.close()
+    with pytest.raises(DamagedError, match=r"the record of strategy '(triage|other)' does not have its checksum"):
+        await SqliteStore(sqlite_path).open()
+    async with opened(sqlite_path, inspect=True) as store:
+        assert len([problem async for problem in problems(store)]) == 1
+        found: list[str] = []
+        assert [one.name for one in await store.strategies(damaged=found.append)] == ["whole"]
+        assert len(found) == 1
+
+
+async def test_the_bytes_of_a_strategy_leave_the_file(sqlite_path: Path) -> None:
+    async with opened(sqlite_path) as store:
+        await store.write([Registration("triage", b"a confidential instruction")])
+        assert await store.unregister("triage")
+        files = [file.read_bytes() for file in sqlite_path.parent.iterdir()]
+    assert not any(b"a confidential instruction" in content for content in files)
 
 
 async def test_the_files_are_the_owners_alone(sqlite_path: Path) -> None:

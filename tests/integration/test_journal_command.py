@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from batch_llm.journal.sqlite import SqliteStore
-from batch_llm.journal.store import Begin, Items, Results, Starts
+from batch_llm.journal.store import Begin, Items, Registration, Results, Starts
 from batch_llm.sidecar.cli import main
 from batchllm.v1 import batch_service_pb2, work_pb2
+from batchllm.v1.strategy_service_pb2 import StrategySpec
 
 Run = Callable[..., tuple[int, list[str], str]]
 
@@ -102,6 +103,31 @@ def test_damaged_records_are_said_and_skipped(journal: Path, run: Run) -> None:
     assert code == 1
     assert len(lines) == 118
     assert errors.splitlines() == said[:-1]
+
+
+def test_registered_strategies_are_checked_and_exported(tmp_path: Path, run: Run) -> None:
+    async def fill() -> None:
+        store = SqliteStore(tmp_path / "journal.db")
+        await store.open()
+        spec = StrategySpec(name="triage", provider="sim", model="m")
+        broken = Registration("broken", b"\xff")
+        await store.write([Registration("triage", spec.SerializeToString()), broken, Registration("worn", b"")])
+        await store.write([Begin("b", b"", detach=False, owner="me", lease_seconds=60)])
+        await store.close()
+
+    asyncio.run(fill())
+    path = tmp_path / "journal.db"
+    change(path, "UPDATE strategies SET spec = x'00' WHERE name = 'worn'")
+    worn = "the record of strategy 'worn' does not have its checksum"
+    assert run("check", str(path)) == (1, [worn, "1 problems"], "")
+    code, lines, errors = run("export", str(path))
+    assert (code, list(map(json.loads, lines))) == (
+        1,
+        [{"strategy": {"name": "triage", "provider": "sim", "model": "m"}}],
+    )
+    assert "strategy 'broken' is no message" in errors
+    assert worn in errors
+    assert run("export", "--batch-id", "b", str(path)) == (0, [], "")
 
 
 def test_what_lies_before_and_behind_a_damaged_page_is_exported(journal: Path, run: Run) -> None:

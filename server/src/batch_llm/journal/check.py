@@ -10,13 +10,17 @@ _PAGE = 100
 
 
 async def problems(store: JournalStore, states: Sequence[BatchState] = ()) -> AsyncIterator[str]:
-    """Records that are missing or do not have their checksum, a line each, in batches of these states (none: all).
+    """Records that are missing or do not have their checksum, a line each: strategies, and of batches.
 
     Args:
         store: an open store.
-        states: see above.
+        states: only batches of these; none: all.
     """
     found: list[str] = []
+    await store.strategies(damaged=found.append)
+    for problem in found:
+        yield problem
+    found.clear()
     async for record in batches(store, states, found.append):
         for reader in (store.items, store.starts, store.results):
             async for _ in reader(record.batch_id, damaged=found.append):

@@ -8,20 +8,26 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from batchllm.v1 import batch_service_pb2
+from batchllm.v1 import batch_service_pb2, strategy_service_pb2
 
 from .check import batches
-from .store import Damaged, Items, JournalStore, Results
+from .store import Damaged, Items, JournalStore, Registration, Results
 
 
 async def lines(store: JournalStore, batch_id: str | None, damaged: Damaged) -> AsyncIterator[dict[str, Any]]:
-    """Objects with `batch_id` and `item` (with `index`) or `result`, by the field names of proto/batchllm/v1.
+    """Objects with `strategy`, or with `batch_id` and `item` (with `index`) or `result`.
+
+    By the field names of proto/batchllm/v1.
 
     Args:
         store: an open store.
-        batch_id: of this batch only; None: of all.
+        batch_id: of this batch only; None: of all, and the registered strategies.
         damaged: told of what cannot be read.
     """
+    if batch_id is None:
+        for registration in await store.strategies(damaged=damaged):
+            for line in _strategy(registration, damaged):
+                yield line
     ids = [batch_id] if batch_id is not None else [record.batch_id async for record in batches(store, (), damaged)]
     for each in ids:
         async for items in store.items(each, damaged=damaged):
@@ -30,6 +36,15 @@ async def lines(store: JournalStore, batch_id: str | None, damaged: Damaged) -> 
         async for results in store.results(each, damaged=damaged):
             for line in _results(results, damaged):
                 yield line
+
+
+def _strategy(record: Registration, damaged: Damaged) -> list[dict[str, Any]]:
+    try:
+        message = strategy_service_pb2.StrategySpec.FromString(record.spec)
+    except DecodeError as error:
+        damaged(f"strategy {record.name!r} is no message: {error}")
+        return []
+    return [{"strategy": MessageToDict(message, preserving_proto_field_name=True)}]
 
 
 def _items(record: Items, damaged: Damaged) -> list[dict[str, Any]]:

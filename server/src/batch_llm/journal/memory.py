@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from .records import Batch, Transaction, batch_ids, claimed, single_keys, unpack
-from .store import BatchRecord, BatchState, Damaged, Items, JournalStore, Results, Single, Write
+from .store import (
+    BatchRecord,
+    BatchState,
+    Damaged,
+    Items,
+    JournalStore,
+    Registration,
+    Results,
+    Single,
+    StrategyExistsError,
+    Write,
+)
 
 
 @dataclass(slots=True)
@@ -37,6 +48,7 @@ class MemoryStore(JournalStore):
         self._keys = count(1)
         self._held: dict[str, _Held] = {}
         self._singles: dict[str, tuple[Single, float]] = {}
+        self._strategies: dict[str, Registration] = {}
 
     async def open(self, *, inspect: bool = False) -> None:
         """Nothing to do."""
@@ -58,6 +70,9 @@ class MemoryStore(JournalStore):
             (held := by_key[key]) and last in held.results for key, last in places
         ):
             raise ValueError("a result's sequence is there already")
+        for name, registration in done.registrations.items():
+            if name in self._strategies:
+                raise StrategyExistsError(registration)
         stored: dict[int, _Held] = {}
         for batch_id, batch in batches.items():
             held = stored[batch.key] = self._held.setdefault(batch_id, _Held(batch))
@@ -71,6 +86,7 @@ class MemoryStore(JournalStore):
             stored[key].starts.append(unpack(indexes))
         for single in done.singles.values():
             self._singles[single.key] = single, now
+        self._strategies.update(done.registrations)
 
     async def claim(self, batch_id: str, owner: str, lease_seconds: float) -> BatchRecord | None:
         """See `JournalStore`."""
@@ -128,6 +144,17 @@ class MemoryStore(JournalStore):
         """See `JournalStore`."""
         single, _ = self._singles.get(key, (None, 0.0))
         return single
+
+    async def strategies(
+        self, names: Sequence[str] | None = None, damaged: Damaged | None = None
+    ) -> Sequence[Registration]:
+        """See `JournalStore`."""
+        wanted = sorted(self._strategies if names is None else self._strategies.keys() & names)
+        return [self._strategies[name] for name in wanted]
+
+    async def unregister(self, name: str) -> bool:
+        """See `JournalStore`."""
+        return self._strategies.pop(name, None) is not None
 
     async def delete(self, batch_id: str) -> bool:
         """See `JournalStore`."""

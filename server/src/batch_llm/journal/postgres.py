@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
-from .records import BATCH_COLUMNS, Transaction, batch_ids, claimed, single_checksum, single_keys
+from .records import BATCH_COLUMNS, Transaction, batch_ids, claimed, registration_row, single_checksum, single_keys
 from .store import (
     ENDED,
     BatchRecord,
@@ -19,6 +19,7 @@ from .store import (
     Single,
     SingleExistsError,
     StoreError,
+    StrategyExistsError,
     Write,
 )
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-VERSION = 1
+VERSION = 2
+_STRATEGIES_SINCE = 2
+# Version 1.
 _SCHEMA = """
 CREATE SEQUENCE batch_keys;
 CREATE TABLE batches (
@@ -57,7 +60,9 @@ CREATE TABLE version (version integer NOT NULL);
 INSERT INTO version VALUES (1);
 """
 # What moves a schema from the version that is its index + 1 to the next.
-_STEPS: tuple[str, ...] = ()
+_STEPS: tuple[str, ...] = (
+    'CREATE TABLE strategies (name text COLLATE "C" PRIMARY KEY, spec bytea NOT NULL, checksum bigint NOT NULL)',
+)
 
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 _VALUES = ", ".join(["%b"] * len(BATCH_COLUMNS))
@@ -72,6 +77,8 @@ _PUT_SINGLE = (
     "result = excluded.result, time = excluded.time, checksum = excluded.checksum "
     "WHERE known.digest = excluded.digest AND known.result = ''"
 )
+_PUT_STRATEGY = "INSERT INTO strategies VALUES (%b, %b, %b) ON CONFLICT (name) DO NOTHING"
+_STRATEGIES = "SELECT name, spec, checksum FROM strategies WHERE %s OR name = ANY(%s) ORDER BY name"
 
 _COUNT = (
     f"INSERT INTO writers VALUES (%s, %s, {_NOW}) ON CONFLICT (id) "
@@ -127,6 +134,7 @@ class PostgresStore(TableStore):
         self._writing = _Line()
         self._reading = _Line()
         self._writer = secrets.token_hex(16)
+        self._found = VERSION  # an older one where it is only inspected
         self._tries = 0
         self._doubt: tuple[int, list[Write]] | None = None
 
@@ -182,6 +190,11 @@ class PostgresStore(TableStore):
         rows = await self._ask("SELECT * FROM singles WHERE idempotency_key = %s", key) if "\0" not in key else []
         return self._single(rows[0]) if rows else None
 
+    async def unregister(self, name: str) -> bool:
+        """See `JournalStore`."""
+        ask = "DELETE FROM strategies WHERE name = %s RETURNING 1"
+        return bool(await self._ask(ask, name)) if "\0" not in name else False
+
     async def delete(self, batch_id: str) -> bool:
         """See `JournalStore`."""
         return bool(await self._erase("batch_id = %s", batch_id)) if "\0" not in batch_id else False
@@ -212,6 +225,15 @@ class PostgresStore(TableStore):
         wanted = [state.value for state in states or BatchState]
         ask = f"{BATCH_SELECT} WHERE batch_id > %s AND (%s OR state = ANY(%s)) ORDER BY batch_id LIMIT %s"
         return await self._ask(ask, after, not states, wanted, limit)
+
+    async def _strategy_rows(self, names: Sequence[str] | None) -> Sequence[Row]:
+        async def ask(connection: psycopg.AsyncConnection[Row]) -> Sequence[Row]:
+            if self._found < _STRATEGIES_SINCE:
+                return []
+            wanted = [name for name in names or () if "\0" not in name]
+            return await _rows(connection, _STRATEGIES, names is None, wanted)
+
+        return await self._do(self._reading, ask)
 
     async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
         sign, order = ("<=", "DESC") if backwards else (">=", "ASC")
@@ -288,6 +310,10 @@ class PostgresStore(TableStore):
                 await cursor.execute(_PUT_SINGLE.encode(), row)
                 if not cursor.rowcount:
                     raise SingleExistsError(single)
+            for _, registration in sorted(done.registrations.items()):
+                await cursor.execute(_PUT_STRATEGY.encode(), registration_row(registration))
+                if not cursor.rowcount:
+                    raise StrategyExistsError(registration)
 
     async def _was_committed(self, connection: psycopg.AsyncConnection[Row], writes: list[Write]) -> bool:
         assert self._doubt is not None  # noqa: S101  for mypy; the caller has looked
@@ -312,13 +338,14 @@ class PostgresStore(TableStore):
                     name = self._psycopg.sql.Identifier(self._schema)
                     await connection.execute(self._psycopg.sql.SQL("CREATE SCHEMA {}").format(name))
                 await connection.execute(_SCHEMA.encode())
-                return
+                version = 1
             for number, step in enumerate(_STEPS[version - 1 :], version + 1):
                 await connection.execute(step.encode())
                 await connection.execute("UPDATE version SET version = %s", (number,))
 
     async def _check_schema(self, connection: psycopg.AsyncConnection[Row]) -> None:
-        if not await self._version(connection):
+        self._found = await self._version(connection)
+        if not self._found:
             raise DamagedError(f"{self.name} has no journal in schema {self._schema!r}; name another database")
 
     async def _version(self, connection: psycopg.AsyncConnection[Row]) -> int:

@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from .records import BATCH_COLUMNS, Batch, checksum, single_checksum, unpack
-from .store import BatchRecord, BatchState, Damaged, DamagedError, Items, JournalStore, Results, Single
+from .records import BATCH_COLUMNS, Batch, checksum, registration_row, single_checksum, unpack
+from .store import BatchRecord, BatchState, Damaged, DamagedError, Items, JournalStore, Registration, Results, Single
 
 PAGE_ROWS = 256
 PAGE_BYTES = 2**20
@@ -45,6 +45,14 @@ class TableStore(JournalStore):
     @abstractmethod
     async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
         """Rows (number, *COLUMNS) of a batch from `start` on, up to PAGE_ROWS and about PAGE_BYTES; none: the end.
+
+        Raises:
+            DamagedError: the store itself cannot read them.
+        """
+
+    @abstractmethod
+    async def _strategy_rows(self, names: Sequence[str] | None) -> Sequence[Row]:
+        """Rows of registered strategies by name; none from a schema that had no place for them yet.
 
         Raises:
             DamagedError: the store itself cannot read them.
@@ -118,6 +126,26 @@ class TableStore(JournalStore):
             yield unpack(indexes)
         if seen < batch.starts:
             self._damaged(f"batch {batch_id!r}: {batch.starts - seen} records of starts are missing", damaged)
+
+    async def strategies(
+        self, names: Sequence[str] | None = None, damaged: Damaged | None = None
+    ) -> Sequence[Registration]:
+        """See `JournalStore`."""
+        try:
+            rows = await self._strategy_rows(names)
+        except DamagedError as error:
+            if damaged is None:
+                raise
+            damaged(str(error))
+            return []
+        found = []
+        for name, spec, check in rows:
+            registration = Registration(name, bytes(spec))
+            if registration_row(registration)[-1] == check:
+                found.append(registration)
+            else:
+                self._damaged(f"the record of strategy {name!r} does not have its checksum", damaged)
+        return found
 
     async def _find(self, batch_id: str, damaged: Damaged | None) -> Batch | None:
         row = await self._batch_row(batch_id)

@@ -16,10 +16,12 @@ from .store import (
     Change,
     FencedError,
     Items,
+    Registration,
     Results,
     Single,
     SingleExistsError,
     Starts,
+    StrategyExistsError,
     Write,
 )
 
@@ -95,6 +97,8 @@ class Transaction:
         """key, first index, count, checksum, payload"""
         self.results: list[tuple[int, int, int, int, bytes, bytes]] = []
         """key, highest sequence, failed, checksum, sequences and indexes, payload"""
+        self.registrations: dict[str, Registration] = {}
+        """By name; the store refuses those that it has."""
         self._started: dict[int, tuple[Batch, list[int]]] = {}
         self._known = singles
         self._new_keys = new_keys
@@ -130,6 +134,8 @@ class Transaction:
                     self._begin(write)
                 case Single():
                     self._single(write)
+                case Registration():
+                    self._register(write)
                 case _:
                     assert_never(write)
         return self
@@ -220,6 +226,12 @@ class Transaction:
             raise SingleExistsError(write)
         self.singles[write.key] = write
 
+    def _register(self, write: Registration) -> None:
+        _check_text("strategy", write.name)
+        if write.name in self.registrations:
+            raise StrategyExistsError(write)
+        self.registrations[write.name] = write
+
 
 def claimed(batch: Batch, owner: str, lease_seconds: float, now: float) -> bool:
     """Make it the owner's, with a new fence, if it may be."""
@@ -232,7 +244,7 @@ def claimed(batch: Batch, owner: str, lease_seconds: float, now: float) -> bool:
 
 def batch_ids(writes: Sequence[Write]) -> list[str]:
     """The batches that writes are about, sorted, each once."""
-    return sorted({write.batch_id for write in writes if not isinstance(write, Single)})
+    return sorted({write.batch_id for write in writes if not isinstance(write, Single | Registration)})
 
 
 def single_keys(writes: Sequence[Write]) -> list[str]:
@@ -251,6 +263,12 @@ def checksum(kind: bytes, key: int, number: int, count: int, *parts: bytes) -> i
 def single_checksum(single: Single, written: float) -> int:
     """CRC-32 of a single and its time."""
     return crc32(repr((single.key, single.digest, single.result, written)).encode())
+
+
+def registration_row(registration: Registration) -> tuple[str, bytes, int]:
+    """Name, spec, CRC-32 of both."""
+    name, spec = registration.name, registration.spec
+    return name, spec, crc32(repr((name, spec)).encode())
 
 
 def pack(numbers: Sequence[int]) -> bytes:

@@ -17,16 +17,26 @@ from typing import ParamSpec, TypeVar
 
 from .check import problems
 from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
-from .records import BATCH_COLUMNS, Batch, Transaction, batch_ids, claimed, single_checksum, single_keys
+from .records import (
+    BATCH_COLUMNS,
+    Batch,
+    Transaction,
+    batch_ids,
+    claimed,
+    registration_row,
+    single_checksum,
+    single_keys,
+)
 from .sqlite_files import Lock, check_log, check_presence, explain
-from .store import ENDED, BatchRecord, BatchState, DamagedError, Single, StoreError, Write
+from .store import ENDED, BatchRecord, BatchState, DamagedError, Single, StoreError, StrategyExistsError, Write
 
 logger = logging.getLogger("batch_llm.journal")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-VERSION = 1
+VERSION = 2
+_STRATEGIES_SINCE = 2
 _APPLICATION_ID = 0x624C4C4A  # "bLLJ": says that the file is a journal of ours
 _BUSY_SECONDS = 2.0
 _SLICE_BYTES = 4 * 2**20
@@ -34,7 +44,7 @@ _SLICE_ROWS = 4096
 _SLICE_PAGES = 1024
 
 # `place` is the batch's key and the record's number within it, 32 bits each: a batch lies together and in order, and
-# needs no second index.
+# needs no second index. This is version 1.
 _SCHEMA = """
 CREATE TABLE batches (
   key INTEGER PRIMARY KEY, batch_id TEXT NOT NULL UNIQUE, opening BLOB NOT NULL, state TEXT NOT NULL,
@@ -58,13 +68,16 @@ CREATE INDEX singles_time ON singles (time);
 CREATE TABLE erasing (key INTEGER PRIMARY KEY);
 """
 # What moves a file from the version that is its index + 1 to the next.
-_STEPS: tuple[str, ...] = ()
+_STEPS: tuple[str, ...] = (
+    "CREATE TABLE strategies (name TEXT PRIMARY KEY, spec BLOB NOT NULL, checksum INTEGER NOT NULL)",
+)
 
 _PUT_BATCH = f"INSERT OR REPLACE INTO batches VALUES ({', '.join('?' * len(BATCH_COLUMNS))})"
 _PUT_ITEMS = "INSERT INTO items VALUES ((?1 << 32) | ?2, ?3, ?4, ?5)"
 _PUT_RESULTS = "INSERT INTO results VALUES ((?1 << 32) | ?2, ?3, ?4, ?5, ?6)"
 _PUT_STARTS = "INSERT INTO starts VALUES ((?1 << 32) | ?2, ?3, ?4)"
 _PUT_SINGLE = "INSERT OR REPLACE INTO singles VALUES (?, ?, ?, ?, ?)"
+_PUT_STRATEGY = "INSERT OR IGNORE INTO strategies VALUES (?, ?, ?)"
 
 
 class SqliteStore(TableStore):
@@ -134,6 +147,13 @@ class SqliteStore(TableStore):
         """See `JournalStore`."""
         return (await self._run(self._load_singles, [key])).get(key)
 
+    async def unregister(self, name: str) -> bool:
+        """See `JournalStore`."""
+        if not await self._run(self._forget_strategy, name):
+            return False
+        await self._erase()
+        return True
+
     async def delete(self, batch_id: str) -> bool:
         """See `JournalStore`."""
         if not await self._run(self._forget, "batch_id = ?", (batch_id,)):
@@ -160,6 +180,9 @@ class SqliteStore(TableStore):
         wanted = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
         ask = f"{BATCH_SELECT} WHERE batch_id > ?{wanted} ORDER BY batch_id LIMIT ?"
         return await self._run(self._all_rows, ask, (after, *(state.value for state in states), limit))
+
+    async def _strategy_rows(self, names: Sequence[str] | None) -> Sequence[Row]:
+        return await self._run(self._load_strategies, names)
 
     async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
         return await self._run(self._page, table, key, start, backwards)
@@ -210,14 +233,13 @@ class SqliteStore(TableStore):
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA secure_delete = ON")
-        if version:
-            self._move_forward(version)
-        else:
+        if not version:
             with self._transaction():
                 for statement in _SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {VERSION}")
+                db.execute("PRAGMA user_version = 1")
+        self._move_forward(version or 1)
         self._lock.mark()
         return dropped
 
@@ -316,6 +338,9 @@ class SqliteStore(TableStore):
             for single in done.singles.values():
                 check = single_checksum(single, now)
                 db.execute(_PUT_SINGLE, (single.key, single.digest, single.result, now, check))
+            for registration in done.registrations.values():
+                if not db.execute(_PUT_STRATEGY, registration_row(registration)).rowcount:
+                    raise StrategyExistsError(registration)
 
     def _claim(self, batch_id: str, owner: str, lease_seconds: float) -> BatchRecord | None:
         with self._transaction() as db:
@@ -355,6 +380,15 @@ class SqliteStore(TableStore):
                 singles[key] = self._single(row)
         return singles
 
+    def _load_strategies(self, names: Sequence[str] | None) -> list[Row]:
+        if self._version() < _STRATEGIES_SINCE:
+            return []
+        ask = "SELECT name, spec, checksum FROM strategies"
+        if names is None:
+            return self._open_db.execute(f"{ask} ORDER BY name").fetchall()
+        rows = (self._open_db.execute(f"{ask} WHERE name = ?", (name,)).fetchone() for name in sorted(set(names)))
+        return [row for row in rows if row]
+
     def _all_rows(self, ask: str, values: Sequence[object]) -> list[Row]:
         return self._open_db.execute(ask, values).fetchall()
 
@@ -383,6 +417,10 @@ class SqliteStore(TableStore):
         with self._transaction() as db:
             db.execute(f"INSERT INTO erasing SELECT key FROM batches WHERE {which}", values)
             return db.execute(f"DELETE FROM batches WHERE {which}", values).rowcount
+
+    def _forget_strategy(self, name: str) -> int:
+        with self._transaction() as db:
+            return db.execute("DELETE FROM strategies WHERE name = ?", (name,)).rowcount
 
     def _forget_singles(self, before: float) -> int:
         ask = "DELETE FROM singles WHERE rowid IN (SELECT rowid FROM singles WHERE time < ? LIMIT ?)"

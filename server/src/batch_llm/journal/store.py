@@ -161,7 +161,18 @@ class Single:
     result: bytes
 
 
-Write = Begin | Items | Starts | Results | Change | Single
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A strategy that a client registered: the `StrategySpec` message as it gave it, serialized.
+
+    Refused with `StrategyExistsError` if there is one of that name.
+    """
+
+    name: str
+    spec: bytes
+
+
+Write = Begin | Items | Starts | Results | Change | Single | Registration
 
 
 class StoreError(BatchLLMError):
@@ -235,6 +246,19 @@ class SingleExistsError(RefusedError):
         self.key = write.key
 
 
+class StrategyExistsError(RefusedError):
+    """There is a strategy of that name; `strategies` tells."""
+
+    def __init__(self, write: Registration) -> None:
+        super().__init__(
+            f"strategy {write.name!r} is registered already",
+            reason=ErrorReason.STRATEGY_EXISTS,
+            write=write,
+            metadata={"strategy": write.name},
+        )
+        self.name = write.name
+
+
 class DamagedError(Exception):
     """A record does not have its checksum, or the file is no journal; names what and the way on."""
 
@@ -244,7 +268,7 @@ Damaged = Callable[[str], None]
 
 
 class JournalStore(ABC):
-    """Keeps batches. Transactions are durable (synced) when `write` returns.
+    """Keeps batches and registered strategies. Transactions are durable (synced) when `write` returns.
 
     Its clock decides when a lease has ended: the machine's for a store of one sidecar, the server's where several
     sidecars share it, so that their clocks need not agree.
@@ -280,7 +304,7 @@ class JournalStore(ABC):
             StoreError: nothing of it was kept; the same may be tried again.
             OutcomeUnknownError: try the very same again before anything else.
             RefusedError: nothing of it was kept; its `write` cannot be: FencedError, BatchExistsError,
-                SingleExistsError.
+                SingleExistsError, StrategyExistsError.
             ValueError: nothing of it was kept; a write contradicts what is there, which no sidecar should do.
         """
 
@@ -345,6 +369,20 @@ class JournalStore(ABC):
     @abstractmethod
     async def single(self, key: str) -> Single | None:
         """A `ProcessItem` by its idempotency key; None if there is none."""
+
+    @abstractmethod
+    async def strategies(
+        self, names: Sequence[str] | None = None, damaged: Damaged | None = None
+    ) -> Sequence[Registration]:
+        """Registered strategies of these names (None: all), by name.
+
+        Raises:
+            DamagedError: a record does not have its checksum, and `damaged` is None; with it, the record is left out.
+        """
+
+    @abstractmethod
+    async def unregister(self, name: str) -> bool:
+        """Erase a registered strategy, as `delete` does a batch; False: there is none."""
 
     @abstractmethod
     async def delete(self, batch_id: str) -> bool:

@@ -15,6 +15,7 @@ from .store import (
     JournalStore,
     OutcomeUnknownError,
     RefusedError,
+    Registration,
     Results,
     Single,
     Starts,
@@ -83,7 +84,7 @@ class JournalWriter:
 
         Raises:
             StoreError: it was not written; try again later.
-            RefusedError: it cannot be: BatchExistsError, FencedError, SingleExistsError.
+            RefusedError: it cannot be: BatchExistsError, FencedError, SingleExistsError, StrategyExistsError.
         """
         if self._failure is not None:
             raise self._failure.with_traceback(None)
@@ -212,7 +213,7 @@ def _fail(entry: _Entry, error: Exception) -> None:
 
 def _falls_with(write: Write, refused: Write) -> bool:
     """Whether a write cannot be because another cannot: what follows in a batch that is another's now."""
-    if isinstance(write, Single) or isinstance(refused, Single):
+    if isinstance(write, Single | Registration) or isinstance(refused, Single | Registration):
         return write is refused
     return (write.batch_id, write.fence) == (refused.batch_id, refused.fence)
 
@@ -223,6 +224,8 @@ def _size(write: Write) -> int:
             return len(write.payload)
         case Single():
             return len(write.result)
+        case Registration():
+            return len(write.spec)
         case Starts():
             return 4 * len(write.indexes)
         case Begin():
