@@ -23,6 +23,7 @@ from batch_llm.sidecar.batch_log import Journal
 from batch_llm.sidecar.batches import Batches
 from batch_llm.sidecar.live_batch import Engine, LiveBatch
 from batch_llm.sidecar.recovery import checkpoint, recover
+from batch_llm.sidecar.registrations import Registrations
 from batch_llm.sidecar.settings import ServerSettings
 from batch_llm.strategies import LLMCallStrategy
 from batchllm.v1 import batch_service_pb2 as pb
@@ -108,7 +109,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
     journal = Journal(store, JournalWriter(store, sleep=pause), "me", 30)
     catalogue: Any = Catalogue(shared)
-    engine = Engine(catalogue, Executor(), ServerSettings(state_dir=tmp_path), journal)
+    engine = Engine(
+        catalogue, Registrations(catalogue, journal), Executor(), ServerSettings(state_dir=tmp_path), journal
+    )
     house = House(store, strategy, shared, engine, Batches(engine, retention_seconds=60))
     yield house
     store.failure = None

@@ -6,9 +6,10 @@ from typing import Any, get_type_hints
 import pytest
 
 from batch_llm.caching import CacheRecord, CacheRegistry, CacheState
+from batch_llm.journal.store import Registration
 from batch_llm.model import BatchTotals, ErrorReason, Receipt, TokenUsage, WorkItemResult
 from batch_llm.sidecar import mapping
-from batch_llm.sidecar.catalogue import Catalogue, Entry
+from batch_llm.sidecar.catalogue import Catalogue, Entry, check_spec
 from batch_llm.sidecar.providers import Providers
 from batch_llm.sidecar.settings import LocalProvider, SimulatedProvider, StrategySpec
 from batchllm.v1 import cache_lifecycle_service_pb2, errors_pb2, strategy_service_pb2, work_pb2
@@ -51,7 +52,9 @@ FULL: dict[str, Any] = {
 def register(tmp_path: Path) -> Register:
     providers = {"sim": SimulatedProvider(), "local": LocalProvider()}
     catalogue = Catalogue(Providers(providers, CacheRegistry(), tmp_path))
-    return lambda fields: catalogue.register("triage", fields)[0]
+    return lambda fields: catalogue.add(
+        catalogue.make("triage", check_spec("triage", fields), Registration("triage", b""))
+    )
 
 
 def over_the_wire(entry: Entry) -> StrategySpec:

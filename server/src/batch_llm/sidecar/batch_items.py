@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 
 from batch_llm.executor import Work
@@ -31,6 +31,7 @@ class BatchItems:
         store: where those are.
         log: where new ones go.
         find: the shared strategy of a name; raises `BatchLLMError`.
+        look_up: has strategies of other sidecars known to `find`.
         sealed: whether it takes no more.
     """
 
@@ -42,6 +43,7 @@ class BatchItems:
         log: BatchLog,
         find: Callable[[str], SharedStrategy],
         *,
+        look_up: Callable[[Iterable[str]], Awaitable[None]],
         sealed: bool,
     ) -> None:
         self.count = count
@@ -51,6 +53,7 @@ class BatchItems:
         self._store = store
         self._log = log
         self._find = find
+        self._look_up = look_up
         self._index: ItemIndex | None = None
         self._intake = Intake("", find)
         self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue(_GROUPS_AHEAD)
@@ -61,6 +64,7 @@ class BatchItems:
         Raises:
             BatchLLMError: the batch is sealed and there are new ones, or the journal cannot be written.
         """
+        await self._look_up(item.strategy or default_strategy for frame in frames for item in frame.items)
         self._intake.index = await self._item_index()
         self._intake.default_strategy = default_strategy
         works: list[Work] = []
@@ -95,6 +99,7 @@ class BatchItems:
                 async for items in stored:
                     batch = pb.WorkItems.FromString(items.payload).items
                     indexes = range(items.first_index, min(items.first_index + items.count, held))
+                    await self._look_up(item.strategy for item in batch)
                     works = [
                         self._retake(item, index, cancelled)
                         for item, index in zip(batch, indexes, strict=False)

@@ -75,6 +75,7 @@ class Batches:
         """
         batch_id = opening.batch_id or f"batch-{uuid.uuid4().hex}"
         async with self._door(batch_id):
+            await self._engine.registrations.catch_up(opening.strategy)
             batch = await self._take_up(batch_id)
             if batch is None:
                 batch = await self._begin(batch_id, opening)
@@ -126,6 +127,7 @@ class Batches:
         record = await self._store.get(batch_id)
         if record is None:
             return None
+        await self._engine.registrations.catch_up(pb.OpenBatch.FromString(record.opening).strategy)
         if record.state.ended:
             return self._add(record, Recovery(released=record.results))
         record = await self._store.claim(batch_id, self._journal.owner, self._journal.lease_seconds)
@@ -277,9 +279,10 @@ class Batches:
     # -- from time to time -------------------------------------------------------------------------------------------
 
     async def _pick_up(self) -> None:
-        """Go on with detached batches that nobody runs."""
+        """Go on with detached batches that nobody runs, on strategies as they are now."""
         while True:
             try:
+                await self._engine.registrations.refresh()
                 for batch_id in await self._store.resumable():
                     await self._resume(batch_id)
             except StoreError as error:

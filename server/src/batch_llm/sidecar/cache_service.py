@@ -24,6 +24,7 @@ from batchllm.v1 import cache_lifecycle_service_pb2_grpc
 
 from . import mapping
 from .catalogue import Catalogue, Entry
+from .registrations import Registrations
 from .settings import LONGEST_SECONDS
 from .status import abort
 
@@ -34,13 +35,21 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
     """Serves `CacheLifecycleService`.
 
     Args:
-        catalogue: the named strategies.
+        catalogue: the strategies that are known here.
+        registrations: finds those that are not.
         registry: where caches are remembered.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, catalogue: Catalogue, registry: CacheRegistry, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        registrations: Registrations,
+        registry: CacheRegistry,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._catalogue = catalogue
+        self._registrations = registrations
         self._registry = registry
         self._clock = clock
 
@@ -116,7 +125,7 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
     ) -> T:
         """Call with the strategy's cache; its errors end the RPC."""
         try:
-            entry = self._catalogue.get(strategy)
+            entry = await self._registrations.find(strategy)
             made_when_prepared = entry.provider_kind == "python"
             if not made_when_prepared:
                 _cache(entry)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from batch_llm.journal.store import Registration
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.shared import SharedStrategy
 
@@ -28,27 +29,69 @@ class Entry:
         spec: how it was declared, defaults filled in.
         shared: the instance.
         provider_kind: the kind of its provider.
-        from_file: declared in the operator's file, not by RPC.
+        registration: what the journal keeps of it; None: the operator's file declares it.
     """
 
     name: str
     spec: StrategySpec
     shared: SharedStrategy
     provider_kind: str
-    from_file: bool
+    registration: Registration | None = None
+
+    @property
+    def from_file(self) -> bool:
+        """Whether it is declared in the operator's file, not by RPC."""
+        return self.registration is None
+
+    def refuse_other(self, spec: StrategySpec) -> None:
+        """Refuse to be registered with another spec.
+
+        Raises:
+            BatchLLMError: STRATEGY_EXISTS.
+        """
+        differs = ", ".join(
+            field for field in StrategySpec.model_fields if getattr(self.spec, field) != getattr(spec, field)
+        )
+        if differs:
+            raise BatchLLMError(
+                f"strategy {self.name!r} exists with another spec ({differs}); choose another name or unregister it "
+                "first",
+                reason=ErrorReason.STRATEGY_EXISTS,
+                metadata={"strategy": self.name, "differs": differs},
+            )
+
+    def refuse_removal(self) -> None:
+        """Refuse to be unregistered where that cannot be.
+
+        Raises:
+            BatchLLMError: STRATEGY_FROM_FILE or STRATEGY_IN_USE.
+        """
+        if self.from_file:
+            raise BatchLLMError(
+                f"strategy {self.name!r} is declared in the operator's file; remove it there",
+                reason=ErrorReason.STRATEGY_FROM_FILE,
+                metadata={"strategy": self.name},
+            )
+        if self.shared.users > 1:
+            raise BatchLLMError(
+                f"strategy {self.name!r} is in use by {self.shared.users - 1} stream(s) or call(s); wait for them to "
+                "end",
+                reason=ErrorReason.STRATEGY_IN_USE,
+                metadata={"strategy": self.name},
+            )
 
 
 class Catalogue:
-    """All strategies by name. It is itself a user of each, so they stay prepared while they are registered.
+    """The strategies that can be used, by name. It is itself a user of each, so they stay prepared while they are here.
 
     Args:
         providers: builds strategies.
-        allow_registration: whether RPCs may register.
     """
 
-    def __init__(self, providers: Providers, *, allow_registration: bool = True) -> None:
+    def __init__(self, providers: Providers) -> None:
+        self.unusable: dict[str, str] = {}
+        """Registered names that cannot be used here, and why."""
         self._providers = providers
-        self._allow_registration = allow_registration
         self._entries: dict[str, Entry] = {}
 
     def declare(self, specs: Mapping[str, StrategySpec]) -> None:
@@ -59,36 +102,37 @@ class Catalogue:
         """
         for name, spec in specs.items():
             try:
-                self._add(name, spec, from_file=True)
+                self.add(self.make(name, spec))
             except BatchLLMError as error:
                 raise ConfigError(f"strategies.{name}.{error}") from None
 
-    def register(self, name: str, fields: Mapping[str, object]) -> tuple[Entry, bool]:
-        """Add a strategy; False if it was there with this very spec.
+    def make(self, name: str, spec: StrategySpec, registration: Registration | None = None) -> Entry:
+        """A strategy that can be added.
 
         Raises:
-            BatchLLMError: REGISTRATION_DISABLED, INVALID_FIELD, PROVIDER_NOT_FOUND or STRATEGY_EXISTS.
+            BatchLLMError: INVALID_FIELD or PROVIDER_NOT_FOUND.
         """
-        if not self._allow_registration:
-            raise BatchLLMError(
-                "this sidecar takes no strategies by RPC; declare it in the operator's file or set "
-                "server.allow_registration = true",
-                reason=ErrorReason.REGISTRATION_DISABLED,
-            )
-        spec = _checked(name, fields)
-        existing = self._entries.get(name)
-        if existing is None:
-            return self._add(name, spec, from_file=False), True
-        if existing.spec == spec:
-            return existing, False
-        differs = ", ".join(
-            field for field in StrategySpec.model_fields if getattr(existing.spec, field) != getattr(spec, field)
-        )
-        raise BatchLLMError(
-            f"strategy {name!r} exists with another spec ({differs}); choose another name or unregister it first",
-            reason=ErrorReason.STRATEGY_EXISTS,
-            metadata={"strategy": name, "differs": differs},
-        )
+        try:
+            shared = self._providers.build(name, spec)
+        except ValueError as error:  # what the strategy alone can see
+            field = _FIELD_ENDS.split(str(error), maxsplit=1)[0]
+            raise BatchLLMError(str(error), reason=ErrorReason.INVALID_FIELD, metadata={"field": field}) from None
+        return Entry(name, spec, shared, self._providers.kind(spec.provider), registration)
+
+    def add(self, entry: Entry) -> Entry:
+        """Add a strategy under a name that is free."""
+        entry.shared.lease()
+        self._entries[entry.name] = entry
+        return entry
+
+    def find(self, name: str) -> Entry | None:
+        """A strategy; None if there is none."""
+        return self._entries.get(name)
+
+    def why_unusable(self, name: str) -> str:
+        """For messages, after the statement that it cannot be used; empty where nothing is known."""
+        problem = self.unusable.get(name)
+        return f": {problem}" if problem else ""
 
     def get(self, name: str) -> Entry:
         """A strategy.
@@ -99,8 +143,14 @@ class Catalogue:
         entry = self._entries.get(name)
         if entry is None:
             known = ", ".join(sorted(self._entries)) or "none"
+            problem = f"no strategy {name!r}; known: {known}; register it or declare it in the operator's file"
+            if name in self.unusable:
+                problem = (
+                    f"strategy {name!r} is registered, but cannot be used here{self.why_unusable(name)}; unregister "
+                    "it, or see to what it lacks"
+                )
             raise BatchLLMError(
-                f"no strategy {name!r}; known: {known}; register it or declare it in the operator's file",
+                problem,
                 reason=ErrorReason.STRATEGY_NOT_FOUND,
                 metadata={"strategy": name, "known": known},
             )
@@ -110,46 +160,31 @@ class Catalogue:
         """All strategies by name."""
         return [self._entries[name] for name in sorted(self._entries)]
 
-    async def unregister(self, name: str) -> None:
-        """Remove a strategy that an RPC registered.
-
-        Raises:
-            BatchLLMError: STRATEGY_NOT_FOUND, STRATEGY_FROM_FILE or STRATEGY_IN_USE.
-        """
-        entry = self.get(name)
-        if entry.from_file:
-            raise BatchLLMError(
-                f"strategy {name!r} is declared in the operator's file; remove it there",
-                reason=ErrorReason.STRATEGY_FROM_FILE,
-                metadata={"strategy": name},
-            )
-        if entry.shared.users > 1:
-            raise BatchLLMError(
-                f"strategy {name!r} is in use by {entry.shared.users - 1} stream(s) or call(s); wait for them to end",
-                reason=ErrorReason.STRATEGY_IN_USE,
-                metadata={"strategy": name},
-            )
-        del self._entries[name]
-        await _release(entry)
+    def remove(self, name: str) -> Entry | None:
+        """Take a strategy out, to be released by the caller; None if there is none."""
+        return self._entries.pop(name, None)
 
     async def close(self) -> None:
         """Let go of all strategies. Caches stay."""
         entries, self._entries = self.list(), {}
-        await asyncio.gather(*(_release(entry) for entry in entries))
-
-    def _add(self, name: str, spec: StrategySpec, *, from_file: bool) -> Entry:
-        try:
-            shared = self._providers.build(name, spec)
-        except ValueError as error:  # what the strategy alone can see
-            field = _FIELD_ENDS.split(str(error), maxsplit=1)[0]
-            raise BatchLLMError(str(error), reason=ErrorReason.INVALID_FIELD, metadata={"field": field}) from None
-        entry = Entry(name, spec, shared, self._providers.kind(spec.provider), from_file)
-        entry.shared.lease()
-        self._entries[name] = entry
-        return entry
+        await asyncio.gather(*(release(entry) for entry in entries))
 
 
-def _checked(name: str, fields: Mapping[str, object]) -> StrategySpec:
+def is_name(text: str) -> bool:
+    """Whether a strategy may be called so."""
+    try:
+        check_name(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_spec(name: str, fields: Mapping[str, object]) -> StrategySpec:
+    """What a client asks to be registered.
+
+    Raises:
+        BatchLLMError: INVALID_FIELD, with the field.
+    """
     try:
         check_name(name)
         return StrategySpec.model_validate(fields)
@@ -162,7 +197,8 @@ def _checked(name: str, fields: Mapping[str, object]) -> StrategySpec:
     raise BatchLLMError(problems, reason=ErrorReason.INVALID_FIELD, metadata={"field": field})
 
 
-async def _release(entry: Entry) -> None:
+async def release(entry: Entry) -> None:
+    """Let go of a strategy that was taken out; the last of its users cleans up."""
     # A failing cleanup is in the log already and must not keep others from theirs.
     with suppress(Exception):
         await entry.shared.release()

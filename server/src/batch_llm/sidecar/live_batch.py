@@ -24,6 +24,7 @@ from .batch_log import BatchLog, Ended, Journal, JournaledOutbox
 from .catalogue import Catalogue
 from .opening import merged
 from .recovery import Recovery, checkpoint, replay
+from .registrations import Registrations
 from .settings import ServerSettings
 from .status import draining
 
@@ -35,6 +36,7 @@ class Engine:
     """What batches run on."""
 
     catalogue: Catalogue
+    registrations: Registrations
     executor: Executor
     settings: ServerSettings
     journal: Journal
@@ -93,6 +95,7 @@ class LiveBatch:
         )
         self._items = BatchItems(
             *(record.batch_id, record.items, engine.journal.store, self._log, self._find),
+            look_up=engine.registrations.look_up,
             sealed=record.state is not BatchState.OPEN,
         )
         self._outbox.on_end = self._log.end

@@ -34,6 +34,7 @@ from .catalogue import Catalogue
 from .journals import journal
 from .live_batch import Engine
 from .providers import Providers
+from .registrations import Registrations
 from .settings import ConfigError, GeminiProvider, Settings
 from .single_items import SingleItems
 from .strategy_service import StrategyServicer
@@ -73,13 +74,11 @@ class Sidecar:
             raise ConfigError(
                 f"server.state_dir: {state_dir / 'caches.db'}: {error}; delete the file, caches are then created anew"
             ) from None
-        self._catalogue = Catalogue(
-            Providers(settings.providers, self._registry, state_dir),
-            allow_registration=settings.server.allow_registration,
-        )
+        self._catalogue = Catalogue(Providers(settings.providers, self._registry, state_dir))
         self._catalogue.declare(settings.strategies)
         self._journal = journal(settings.journal, state_dir)
-        engine = Engine(self._catalogue, Executor(), settings.server, self._journal)
+        self._registrations = Registrations(self._catalogue, self._journal, allowed=settings.server.allow_registration)
+        engine = Engine(self._catalogue, self._registrations, Executor(), settings.server, self._journal)
         self._batches = Batches(engine, retention_seconds=settings.journal.retention_seconds)
         self._service = BatchServicer(self._batches, SingleItems(engine))
         self._health = health.aio.HealthServicer()
@@ -96,13 +95,14 @@ class Sidecar:
         """
         try:
             await self._journal.store.open()
+            await self._registrations.restore()
         except (DamagedError, StoreError) as error:
             raise ConfigError(f"journal.url: {error}") from None
         server = self._server()
         batch_service_pb2_grpc.add_BatchServiceServicer_to_server(self._service, server)
-        strategy_service_pb2_grpc.add_StrategyServiceServicer_to_server(StrategyServicer(self._catalogue), server)
+        strategy_service_pb2_grpc.add_StrategyServiceServicer_to_server(StrategyServicer(self._registrations), server)
         cache_lifecycle_service_pb2_grpc.add_CacheLifecycleServiceServicer_to_server(
-            CacheServicer(self._catalogue, self._registry), server
+            CacheServicer(self._catalogue, self._registrations, self._registry), server
         )
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self.addresses = [self._bind(server, address, "server.listen") for address in self._settings.server.listen]

@@ -48,6 +48,7 @@ class SingleItems:
         Raises:
             BatchLLMError: the key is too long or was used for another item, or the journal cannot be written.
         """
+        await self._engine.registrations.look_up([item.strategy])
         if not key:
             return await self._run(item)
         if len(key.encode()) > _MAX_KEY_BYTES or "\0" in key:

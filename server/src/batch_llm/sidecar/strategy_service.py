@@ -8,7 +8,7 @@ from batchllm.v1 import strategy_service_pb2 as pb
 from batchllm.v1 import strategy_service_pb2_grpc
 
 from . import mapping
-from .catalogue import Catalogue
+from .registrations import Registrations
 from .status import abort
 
 
@@ -16,16 +16,16 @@ class StrategyServicer(strategy_service_pb2_grpc.StrategyServiceServicer):
     """Serves `StrategyService`.
 
     Args:
-        catalogue: the named strategies.
+        registrations: the named strategies.
     """
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, registrations: Registrations) -> None:
+        self._registrations = registrations
 
     async def RegisterStrategy(self, request: pb.RegisterStrategyRequest, context: Any) -> pb.RegisterStrategyResponse:
         """See strategy_service.proto."""
         try:
-            entry, registered = self._catalogue.register(request.spec.name, mapping.spec_fields(request.spec))
+            entry, registered = await self._registrations.register(request.spec)
         except Exception as error:
             await abort(context, error)
         return pb.RegisterStrategyResponse(strategy=mapping.strategy_message(entry), registered=registered)
@@ -33,21 +33,25 @@ class StrategyServicer(strategy_service_pb2_grpc.StrategyServiceServicer):
     async def GetStrategy(self, request: pb.GetStrategyRequest, context: Any) -> pb.GetStrategyResponse:
         """See strategy_service.proto."""
         try:
-            entry = self._catalogue.get(request.name)
+            entry = await self._registrations.find(request.name)
         except Exception as error:
             await abort(context, error)
         return pb.GetStrategyResponse(strategy=mapping.strategy_message(entry))
 
     async def ListStrategies(self, request: pb.ListStrategiesRequest, context: Any) -> pb.ListStrategiesResponse:
         """See strategy_service.proto."""
-        return pb.ListStrategiesResponse(strategies=map(mapping.strategy_message, self._catalogue.list()))
+        try:
+            entries = await self._registrations.list()
+        except Exception as error:
+            await abort(context, error)
+        return pb.ListStrategiesResponse(strategies=map(mapping.strategy_message, entries))
 
     async def UnregisterStrategy(
         self, request: pb.UnregisterStrategyRequest, context: Any
     ) -> pb.UnregisterStrategyResponse:
         """See strategy_service.proto."""
         try:
-            await self._catalogue.unregister(request.name)
+            await self._registrations.unregister(request.name)
         except Exception as error:
             await abort(context, error)
         return pb.UnregisterStrategyResponse()

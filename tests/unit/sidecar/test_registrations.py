@@ -1,0 +1,269 @@
+"""Strategies that clients register, over one sidecar's journal; tests/integration/test_registrations.py has fleets."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_llm.caching import CacheRegistry
+from batch_llm.journal.sqlite import SqliteStore
+from batch_llm.journal.store import Registration, StoreError, Write
+from batch_llm.journal.writer import JournalWriter
+from batch_llm.model import BatchLLMError, ErrorReason
+from batch_llm.sidecar.batch_log import Journal
+from batch_llm.sidecar.catalogue import Catalogue
+from batch_llm.sidecar.providers import Providers
+from batch_llm.sidecar.registrations import Registrations
+from batch_llm.sidecar.settings import Provider, SimulatedProvider
+from batch_llm.sidecar.settings import StrategySpec as Spec
+from batchllm.v1.strategy_service_pb2 import RetryPolicy, StrategySpec
+
+SIM: dict[str, Provider] = {"sim": SimulatedProvider()}
+
+
+class Store(SqliteStore):
+    """Can be taken away and held up."""
+
+    failure: StoreError | None = None
+    may_write: asyncio.Event | None = None
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked_to_write = asyncio.Event()
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        self.asked_to_write.set()
+        if self.may_write is not None:
+            await self.may_write.wait()
+        if self.failure is not None:
+            raise self.failure
+        await super().write(writes)
+
+    async def unregister(self, name: str) -> bool:
+        if self.failure is not None:
+            raise self.failure
+        return await super().unregister(name)
+
+
+class House:
+    """A sidecar's strategies and its journal, which can be started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "journal.db")
+
+    async def start(self, *, providers: dict[str, Provider] = SIM, allowed: bool = True, file: Any = None) -> None:
+        self.store = Store(self.folder / "journal.db")
+        await self.store.open()
+        self.writer = JournalWriter(self.store)
+        self.catalogue = Catalogue(Providers(providers, CacheRegistry(), self.folder))
+        self.catalogue.declare(file or {})
+        journal = Journal(self.store, self.writer, "me", 30)
+        self.registrations = Registrations(self.catalogue, journal, allowed=allowed)
+        await self.registrations.restore()
+
+    async def stop(self) -> None:
+        await self.writer.close()
+        await self.catalogue.close()
+        await self.store.close()
+
+    async def start_again(self, **settings: Any) -> None:
+        await self.stop()
+        await self.start(**settings)
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.catalogue.list()]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path)
+    await house.start()
+    yield house
+    house.store.failure = None
+    await house.stop()
+
+
+def spec(name: str = "triage", **fields: Any) -> StrategySpec:
+    given = {"provider": "sim", "system_instruction": "Label it.", "retry": RetryPolicy(max_attempts=2)}
+    return StrategySpec(name=name, **{**given, **fields})
+
+
+async def refused(call: Awaitable[object], reason: ErrorReason) -> BatchLLMError:
+    with pytest.raises(BatchLLMError) as raised:
+        await call
+    assert raised.value.reason is reason
+    return raised.value
+
+
+async def test_a_registered_strategy_is_there_after_a_restart(house: House) -> None:
+    entry, registered = await house.registrations.register(spec())
+    assert (registered, entry.from_file, entry.shared.users) == (True, False, 1)
+    assert house.catalogue.get("triage") is entry
+    await house.start_again()
+    again = house.catalogue.get("triage")
+    assert again is not entry
+    assert (again.spec, again.from_file, again.shared.users) == (entry.spec, False, 1)
+    assert again.spec.retry.max_attempts == 2
+    assert not again.shared.prepared
+    assert await house.registrations.register(spec()) == (again, False)
+    await refused(house.registrations.register(spec(system_instruction="x")), ErrorReason.STRATEGY_EXISTS)
+
+
+async def test_what_a_client_left_open_is_as_the_new_program_has_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.registrations.register(spec())
+    (kept,) = await house.store.strategies()
+    assert StrategySpec.FromString(kept.spec) == spec()
+    monkeypatch.setattr(Spec.model_fields["attempt_timeout_seconds"], "default", 77.0)
+    Spec.model_rebuild(force=True)
+    try:
+        await house.start_again()
+        assert house.catalogue.get("triage").spec.attempt_timeout_seconds == 77
+    finally:
+        monkeypatch.undo()
+        Spec.model_rebuild(force=True)
+
+
+async def test_the_same_spec_with_defaults_written_out_is_the_same(house: House) -> None:
+    entry, _ = await house.registrations.register(spec())
+    same = spec(retry=RetryPolicy(max_attempts=2, jitter=True))
+    assert await house.registrations.register(same) == (entry, False)
+    assert entry.shared.users == 1
+
+
+async def test_another_spec_under_the_same_name_is_refused_with_what_differs(house: House) -> None:
+    entry, _ = await house.registrations.register(spec())
+    error = await refused(
+        house.registrations.register(spec(system_instruction="x", max_concurrency=9)), ErrorReason.STRATEGY_EXISTS
+    )
+    assert error.metadata["differs"] == "system_instruction, max_concurrency"
+    assert house.catalogue.get("triage") is entry
+
+
+async def test_one_of_two_at_a_time_wins(house: House) -> None:
+    one, other, same = await asyncio.gather(
+        *(house.registrations.register(spec(system_instruction=text)) for text in ("a", "b", "a")),
+        return_exceptions=True,
+    )
+    assert not isinstance(one, BaseException)
+    assert one[1]
+    assert isinstance(other, BatchLLMError)
+    assert other.reason is ErrorReason.STRATEGY_EXISTS
+    assert same == (one[0], False)
+
+
+async def test_a_bad_spec_leaves_nothing(house: House) -> None:
+    for bad in (spec("a b"), spec(max_concurrency=-1), spec(max_concurrency=1025)):
+        await refused(house.registrations.register(bad), ErrorReason.INVALID_FIELD)
+    await refused(house.registrations.register(spec(provider="gone")), ErrorReason.PROVIDER_NOT_FOUND)
+    assert house.names == []
+    assert await house.store.strategies() == []
+
+
+async def test_a_journal_that_cannot_be_written_registers_nothing(house: House) -> None:
+    kept, _ = await house.registrations.register(spec("kept"))
+    house.store.failure = StoreError("no room", full=True)
+    await refused(house.registrations.register(spec()), ErrorReason.JOURNAL_FULL)
+    await refused(house.registrations.unregister("kept"), ErrorReason.JOURNAL_FULL)
+    assert await house.registrations.register(spec("kept")) == (kept, False)
+    assert house.names == ["kept"]
+    house.store.failure = None
+    await house.start_again()
+    assert house.names == ["kept"]
+    assert (await house.registrations.register(spec()))[1]
+
+
+async def test_a_client_that_goes_away_leaves_nothing_half_done(house: House) -> None:
+    house.store.may_write = asyncio.Event()
+    call = asyncio.ensure_future(house.registrations.register(spec()))
+    await house.store.asked_to_write.wait()
+    assert house.names == [], "not before it is durable"
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    house.store.may_write.set()
+    assert not (await house.registrations.register(spec()))[1]
+    assert house.names == ["triage"]
+
+
+async def test_unregistering_lasts(house: House) -> None:
+    entry, _ = await house.registrations.register(spec())
+    await entry.shared.ready()
+    entry.shared.lease()
+    await refused(house.registrations.unregister("triage"), ErrorReason.STRATEGY_IN_USE)
+    assert house.catalogue.get("triage").shared.prepared
+    await entry.shared.release()
+    await house.registrations.unregister("triage")
+    assert not entry.shared.prepared
+    await refused(house.registrations.find("triage"), ErrorReason.STRATEGY_NOT_FOUND)
+    await refused(house.registrations.unregister("triage"), ErrorReason.STRATEGY_NOT_FOUND)
+    await house.start_again()
+    assert house.names == []
+    assert (await house.registrations.register(spec(system_instruction="another")))[1]
+
+
+async def test_what_cannot_be_used_any_more_stays_and_is_said(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    await house.registrations.register(spec("whole"))
+    refused_now = spec("refused", max_concurrency=1025).SerializeToString()
+    await house.store.write([Registration("refused", refused_now), Registration("broken", b"\xff")])
+    caplog.set_level(logging.WARNING, "batch_llm")
+    await house.start_again()
+    assert house.names == ["whole"]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "strategy 'refused', which a client registered, cannot be used: max_concurrency" in said[1]
+    assert "stays in the journal until it is unregistered" in said[1]
+    assert "'broken'" in said[0]
+    error = await refused(house.registrations.find("refused"), ErrorReason.STRATEGY_NOT_FOUND)
+    assert "is registered, but cannot be used here: max_concurrency" in str(error)
+    error = await refused(house.registrations.register(spec("refused")), ErrorReason.STRATEGY_EXISTS)
+    assert "unregister it first" in str(error)
+    await house.registrations.unregister("refused")
+    assert (await house.registrations.register(spec("refused")))[1]
+    assert [one.name for one in await house.store.strategies()] == ["broken", "refused", "whole"]
+
+
+async def test_a_provider_that_is_gone_and_back(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    await house.registrations.register(spec())
+    await house.start_again(providers={"other": SimulatedProvider()})
+    assert house.names == []
+    assert "strategy 'triage', which a client registered, cannot be used: provider: no provider 'sim'" in caplog.text
+    await house.start_again()
+    assert house.names == ["triage"]
+
+
+async def test_the_operators_file_wins(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    await house.registrations.register(spec())
+    file = {"triage": Spec(provider="sim", system_instruction="from the file")}
+    await house.start_again(file=file)
+    assert house.catalogue.get("triage").spec.system_instruction == "from the file"
+    assert "strategy 'triage' is the one of the operator's file" in caplog.text
+    await refused(house.registrations.register(spec()), ErrorReason.STRATEGY_EXISTS)
+    await refused(house.registrations.unregister("triage"), ErrorReason.STRATEGY_FROM_FILE)
+    same = StrategySpec(name="triage", provider="sim", system_instruction="from the file")
+    entry, registered = await house.registrations.register(same)
+    assert (entry.from_file, registered) == (True, False)
+    await house.start_again()
+    assert house.catalogue.get("triage").spec.system_instruction == "Label it."
+
+
+async def test_registration_switched_off_leaves_the_journal_alone(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    await house.registrations.register(spec("b"))
+    await house.registrations.register(spec("a"))
+    await house.start_again(allowed=False, file={"filed": Spec(provider="sim")})
+    assert house.names == ["filed"]
+    assert "server.allow_registration is false" in caplog.text
+    assert "not used: a, b" in caplog.text
+    await refused(house.registrations.register(spec()), ErrorReason.REGISTRATION_DISABLED)
+    await refused(house.registrations.unregister("a"), ErrorReason.STRATEGY_NOT_FOUND)
+    await refused(house.registrations.unregister("filed"), ErrorReason.STRATEGY_FROM_FILE)
+    await house.start_again()
+    assert house.names == ["a", "b"]
