@@ -9,17 +9,26 @@ from typing import Any
 import pytest
 
 from batch_llm.caching import CacheRegistry
+from batch_llm.executor import Executor
+from batch_llm.journal.memory import MemoryStore
 from batch_llm.journal.sqlite import SqliteStore
-from batch_llm.journal.store import Registration, StoreError, Write
+from batch_llm.journal.store import Damaged, Registration, StoreError, Write
 from batch_llm.journal.writer import JournalWriter
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.sidecar.batch_log import Journal
+from batch_llm.sidecar.batches import Batches
 from batch_llm.sidecar.catalogue import Catalogue
+from batch_llm.sidecar.live_batch import Engine, LiveBatch
 from batch_llm.sidecar.providers import Providers
 from batch_llm.sidecar.registrations import Registrations
-from batch_llm.sidecar.settings import Provider, SimulatedProvider
+from batch_llm.sidecar.settings import Provider, ServerSettings, SimulatedProvider
 from batch_llm.sidecar.settings import StrategySpec as Spec
+from batch_llm.sidecar.single_items import SingleItems
+from batchllm.v1 import batch_service_pb2 as pb
 from batchllm.v1.strategy_service_pb2 import RetryPolicy, StrategySpec
+from batchllm.v1.work_pb2 import WorkItem, WorkItemResult
+
+from .test_live_batch import until
 
 SIM: dict[str, Provider] = {"sim": SimulatedProvider()}
 
@@ -267,3 +276,175 @@ async def test_registration_switched_off_leaves_the_journal_alone(
     await refused(house.registrations.unregister("filed"), ErrorReason.STRATEGY_FROM_FILE)
     await house.start_again()
     assert house.names == ["a", "b"]
+
+
+# -- a fleet, over one store in memory ---------------------------------------------------------------------------------
+
+
+class Shared(MemoryStore):
+    """Takes itself for shared. Can be taken away, and held up after a read."""
+
+    durable = shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.reads: list[Sequence[str] | None] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def strategies(
+        self, names: Sequence[str] | None = None, damaged: Damaged | None = None
+    ) -> Sequence[Registration]:
+        if self.away:
+            raise StoreError("away")
+        self.reads.append(names)
+        found = await super().strategies(names, damaged)
+        await self.may_answer.wait()
+        return found
+
+
+class Member:
+    """A sidecar of a fleet."""
+
+    def __init__(self, store: Shared, name: str, folder: Path) -> None:
+        self.catalogue = Catalogue(Providers(SIM, CacheRegistry(), folder))
+        self.catalogue.declare({"filed": Spec(provider="sim")})
+        journal = Journal(store, JournalWriter(store), name, 30)
+        self.registrations = Registrations(self.catalogue, journal)
+        engine = Engine(self.catalogue, self.registrations, Executor(), ServerSettings(state_dir=folder), journal)
+        self.batches = Batches(engine, retention_seconds=60, sleep=self.rest)
+        self.singles = SingleItems(engine)
+        self.rounds = 0
+
+    async def rest(self, seconds: float) -> None:
+        self.rounds += 1
+        await asyncio.Event().wait()
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.catalogue.list() if not entry.from_file]
+
+    async def open(self, **opening: Any) -> LiveBatch:
+        return await self.batches.open(pb.OpenBatch(**{"batch_id": "b", **opening}))
+
+
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+@pytest.fixture
+async def fleet(shared: Shared, tmp_path: Path) -> AsyncIterator[tuple[Member, Member]]:
+    members = [Member(shared, name, tmp_path) for name in ("one", "other")]
+    yield members[0], members[1]
+    shared.away = False
+    for member in members:
+        await member.batches.drain(5)
+        await member.catalogue.close()
+
+
+def frame(*strategies: str) -> list[pb.WorkItems]:
+    items = [WorkItem(item_id=f"i{place}", prompt="a", strategy=name) for place, name in enumerate(strategies)]
+    return [pb.WorkItems(items=items)]
+
+
+async def results(batch: LiveBatch, count: int) -> list[bool]:
+    """Whether so many results are good, by their items."""
+    taken: list[WorkItemResult] = []
+    while len(taken) < count:
+        taken += await batch.take(100)
+    return [result.HasField("output") for result in sorted(taken, key=lambda result: result.submission_index)]
+
+
+async def test_items_name_strategies_of_another_sidecar(fleet: tuple[Member, Member], shared: Shared) -> None:
+    one, other = fleet
+    for name in ("a", "b", "c"):
+        await one.registrations.register(spec(name))
+    batch = await other.open(strategy="a")
+    shared.reads.clear()
+    await batch.accept(frame("b", "", "nowhere", "filed", "not a name"))
+    assert shared.reads == [["b", "nowhere"]], "those that are not known, at once"
+    assert await results(batch, 5) == [True, True, False, True, False]
+    shared.reads.clear()
+    await batch.accept(frame("a", "b", "filed"))
+    assert shared.reads == []
+    assert (await other.singles.run(WorkItem(item_id="c", prompt="c", strategy="c"), "")).HasField("output")
+    batch.leave()
+
+
+async def test_items_that_wait_in_the_journal_find_their_strategies(fleet: tuple[Member, Member]) -> None:
+    one, other = fleet
+    for name in ("a", "b"):
+        await one.registrations.register(spec(name))
+    batch = await one.open(strategy="a")
+    batch.drain()  # nothing is begun any more
+    await batch.accept(frame("", "b", "b"))
+    batch.leave()
+    await batch.closed.wait()
+    again = await other.open()
+    assert await results(again, 3) == [True, True, True]
+    assert other.names == ["a", "b"]
+    again.leave()
+
+
+async def test_from_time_to_time_all_names_are_looked_at(fleet: tuple[Member, Member], shared: Shared) -> None:
+    one, other = fleet
+    await one.registrations.register(spec("a"))
+    await other.registrations.refresh()
+    await one.registrations.unregister("a")
+    await one.registrations.register(spec("b"))
+    assert other.names == ["a"]
+    other.batches.start()
+    await until(lambda: other.rounds == 3)
+    assert other.names == ["b"]
+
+
+async def test_a_name_that_was_registered_anew_is_the_new_one(fleet: tuple[Member, Member]) -> None:
+    one, other = fleet
+    await one.registrations.register(spec())
+    old = await other.registrations.find("triage")
+    old.shared.lease()
+    await one.registrations.unregister("triage")
+    await one.registrations.register(spec(max_concurrency=3))
+    new = await other.registrations.find("triage")
+    assert (new.spec.max_concurrency, new.shared.users, old.shared.users) == (3, 1, 1)
+    await old.shared.release()
+    await refused(other.registrations.register(spec()), ErrorReason.STRATEGY_EXISTS)
+
+
+async def test_a_journal_that_is_away_takes_no_strategy_away(fleet: tuple[Member, Member], shared: Shared) -> None:
+    one, other = fleet
+    entry, _ = await one.registrations.register(spec())
+    shared.away = True
+    assert await one.registrations.find("triage") is entry
+    assert (await one.singles.run(WorkItem(item_id="c", prompt="c", strategy="triage"), "")).HasField("output")
+    assert (await other.registrations.find("filed")).from_file
+    with pytest.raises(StoreError):
+        await other.registrations.find("triage")
+    with pytest.raises(StoreError):
+        await other.singles.run(WorkItem(item_id="c", prompt="c", strategy="triage"), "key")
+    with pytest.raises(StoreError):
+        await one.registrations.list()
+    shared.away = False
+    assert await shared.single("key") is None, "a call that could not begin has not begun"
+
+
+async def test_a_look_that_began_before_a_change_does_not_undo_it(fleet: tuple[Member, Member], shared: Shared) -> None:
+    one, _ = fleet
+    await one.registrations.register(spec("a"))
+    for change, expected in (
+        (one.registrations.register(spec("b")), ["a", "b"]),
+        (one.registrations.unregister("a"), ["b"]),
+    ):
+        shared.reads.clear()
+        shared.may_answer.clear()
+        look = asyncio.ensure_future(one.registrations.refresh())
+        await until(lambda: bool(shared.reads))
+        stale = shared.may_answer
+        shared.may_answer = asyncio.Event()
+        shared.may_answer.set()
+        await change
+        stale.set()
+        await look
+        assert one.names == expected
