@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +197,9 @@ async def test_a_client_that_goes_away_leaves_nothing_half_done(house: House) ->
     with pytest.raises(asyncio.CancelledError):
         await call
     house.store.may_write.set()
+    await asyncio.wait_for(house.writer.close(), 60)
+    await until(lambda: house.names == ["triage"])
     assert not (await house.registrations.register(spec()))[1]
-    assert house.names == ["triage"]
 
 
 async def test_unregistering_lasts(house: House) -> None:
@@ -234,6 +235,9 @@ async def test_what_cannot_be_used_any_more_stays_and_is_said(house: House, capl
     error = await refused(house.registrations.register(spec("refused")), ErrorReason.STRATEGY_EXISTS)
     assert "unregister it first" in str(error)
     await house.registrations.unregister("refused")
+    assert "no strategy 'refused'" in str(
+        await refused(house.registrations.find("refused"), ErrorReason.STRATEGY_NOT_FOUND)
+    )
     assert (await house.registrations.register(spec("refused")))[1]
     assert [one.name for one in await house.store.strategies()] == ["broken", "refused", "whole"]
 
@@ -289,9 +293,15 @@ class Shared(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.away = False
+        self.on_written: Callable[[], Awaitable[object]] | None = None
         self.reads: list[Sequence[str] | None] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        await super().write(writes)
+        if self.on_written is not None:
+            await self.on_written()
 
     async def strategies(
         self, names: Sequence[str] | None = None, damaged: Damaged | None = None
@@ -411,6 +421,43 @@ async def test_a_name_that_was_registered_anew_is_the_new_one(fleet: tuple[Membe
     assert (new.spec.max_concurrency, new.shared.users, old.shared.users) == (3, 1, 1)
     await old.shared.release()
     await refused(other.registrations.register(spec()), ErrorReason.STRATEGY_EXISTS)
+
+
+async def test_what_another_sidecar_has_done_is_seen_before_a_change(fleet: tuple[Member, Member]) -> None:
+    one, other = fleet
+    await one.registrations.register(spec())
+    await other.registrations.find("triage")
+    await one.registrations.unregister("triage")
+    assert (await other.registrations.register(spec()))[1]
+    await one.registrations.unregister("triage")
+    await refused(other.registrations.find("triage"), ErrorReason.STRATEGY_NOT_FOUND)
+
+
+async def test_a_name_that_cannot_be_used_and_is_gone_is_said_once(
+    fleet: tuple[Member, Member], shared: Shared, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, _ = fleet
+    bad = spec("bad", max_concurrency=1025).SerializeToString()
+    await shared.write([Registration("bad", bad), Registration("filed", spec("filed").SerializeToString())])
+    for _ in range(3):
+        await one.registrations.refresh()
+    assert sorted(record.getMessage()[:16] for record in caplog.records) == ["strategy 'bad', ", "strategy 'filed'"]
+    assert "cannot be used" in str(await refused(one.registrations.find("bad"), ErrorReason.STRATEGY_NOT_FOUND))
+    await shared.unregister("bad")
+    assert "no strategy 'bad'" in str(await refused(one.registrations.find("bad"), ErrorReason.STRATEGY_NOT_FOUND))
+
+
+async def test_a_look_that_finds_a_registration_first_makes_the_strategy(
+    fleet: tuple[Member, Member], shared: Shared
+) -> None:
+    one, _ = fleet
+    shared.on_written = one.registrations.refresh
+    entry, registered = await one.registrations.register(spec())
+    shared.on_written = None
+    assert registered
+    assert (one.catalogue.get("triage"), entry.shared.users) == (entry, 1)
+    await one.registrations.unregister("triage")
+    assert entry.shared.users == 0
 
 
 async def test_a_journal_that_is_away_takes_no_strategy_away(fleet: tuple[Member, Member], shared: Shared) -> None:

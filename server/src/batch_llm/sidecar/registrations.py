@@ -78,7 +78,7 @@ class Registrations:
                 reason=ErrorReason.REGISTRATION_DISABLED,
             )
         checked = check_spec(spec.name, mapping.spec_fields(spec))
-        registration = Registration(spec.name, spec.SerializeToString(deterministic=True))
+        registration = Registration(spec.name, spec.SerializeToString())
         return await asyncio.shield(asyncio.ensure_future(self._register(registration, checked)))
 
     async def _register(self, registration: Registration, spec: StrategySpec) -> tuple[Entry, bool]:
