@@ -493,6 +493,21 @@ def test_what_does_not_fit_a_batch_is_refused_by_field(house: House) -> None:
         assert good.half_close().rest() == []
 
 
+def test_the_order_of_results_is_the_one_that_a_batch_began_with(house: House) -> None:
+    house.up()
+    house.stream(result_order=pb.RESULT_ORDER_SUBMISSION).send(*work("a")).until(results=1).drop()
+    house.wait_until(lambda info: not info.running)
+    with pytest.raises(grpc.RpcError, match="result_order is another than the batch was opened with") as failure:
+        house.stream(result_order=pb.RESULT_ORDER_COMPLETION)
+    assert reason_of(failure.value) == "INVALID_FIELD"
+    with house.stream() as again:
+        assert again.opened.result_order == pb.RESULT_ORDER_SUBMISSION
+        again.half_close().rest()
+    with pytest.raises(grpc.RpcError) as failure:
+        house.stream(result_order=pb.RESULT_ORDER_COMPLETION)
+    assert reason_of(failure.value) == "INVALID_FIELD", "when it has ended too"
+
+
 # -- single items ------------------------------------------------------------------------------------------------------
 
 

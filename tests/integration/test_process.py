@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 import socket
 import subprocess
@@ -320,3 +321,12 @@ def serve(*arguments: str) -> tuple[int, str]:
     command = [BIN / "batch-llm-sidecar", "serve", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
+
+
+def test_only_with_gemini_it_says_which_sdk_it_has(start: Start) -> None:
+    gemini = '[providers.g]\nkind = "gemini"\nbase_url = "http://127.0.0.1:9"\n'
+    sidecar = start("--listen", "127.0.0.1:0", config=gemini, environment={"GEMINI_API_KEY": "key"})
+    assert sidecar.wait_for(r"google-genai (\S+)")[1] == importlib.metadata.version("google-genai")
+    other = start("--listen", "127.0.0.1:0", config=SIMULATED)
+    other.wait_for("serving on")
+    assert "google-genai" not in "".join(other.log)

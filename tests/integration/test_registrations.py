@@ -13,9 +13,13 @@ import grpc
 import psycopg
 import pytest
 
+from batch_llm.sidecar.server import Sidecar
+from batch_llm.sidecar.settings import OpenAIProvider, Settings
 from batch_llm_client import BatchClient
 from batch_llm_client.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from batchllm.v1 import batch_service_pb2 as pb
+from batchllm.v1.strategy_service_pb2 import RegisterStrategyRequest, StrategySpec
+from batchllm.v1.strategy_service_pb2_grpc import StrategyServiceStub
 from batchllm.v1.work_pb2 import WorkItem
 from tests.contract.postgres import PostgresServer
 
@@ -117,6 +121,30 @@ def test_a_sidecar_starts_without_the_provider_of_a_registered_strategy(house: H
     house.up()
     with pytest.raises(NotFoundError):
         at(house).get_strategy("cached")
+
+
+async def test_what_a_strategy_alone_can_see_is_an_invalid_field(tmp_path: Path) -> None:
+    provider = OpenAIProvider(base_url="http://127.0.0.1:9/v1")
+    settings = Settings.model_validate(
+        {"server": {"listen": [f"unix:{tmp_path}/s.sock"], "state_dir": tmp_path / "state"}}
+    )
+    # The settings would refuse it already; the strategy is the second to look.
+    odd = provider.model_copy(update={"base_url": "nowhere"})
+    sidecar = Sidecar(settings.model_copy(update={"providers": {"odd": odd, "sound": provider}}))
+    await sidecar.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s.sock") as channel:
+            register = StrategyServiceStub(channel).RegisterStrategy
+            spec = StrategySpec(name="a", provider="odd", model="m")
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await register(RegisterStrategyRequest(spec=spec))
+            assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert reason_of(failure.value) == "INVALID_FIELD"
+            assert (failure.value.details() or "").startswith("base_url must be a URL")
+            spec.provider = "sound"
+            assert (await register(RegisterStrategyRequest(spec=spec))).registered, "nothing of it stayed"
+    finally:
+        await sidecar.drain()
 
 
 # -- a fleet -----------------------------------------------------------------------------------------------------------

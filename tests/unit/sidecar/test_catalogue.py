@@ -114,3 +114,14 @@ def test_what_a_strategy_alone_can_see_is_told_by_name(tmp_path: Path) -> None:
     spec = StrategySpec.model_validate(fields).model_copy(update={"cached_content": (" ",)})
     with pytest.raises(ConfigError, match=r"^strategies\.triage\.cached_content\[0\] must be a text"):
         catalogue.declare({"triage": spec})
+
+
+def test_a_gemini_model_has_one_quota_however_it_is_called(tmp_path: Path) -> None:
+    gemini = GeminiProvider(project="p", location="l")
+    catalogue = Catalogue(Providers({"g": gemini}, CacheRegistry(), tmp_path))
+    plain, *others, another = (
+        add(catalogue, f"s{number}", {"provider": "g", "model": model}).shared.scope
+        for number, model in enumerate(("x", "models/x", "publishers/google/models/x", "y"))
+    )
+    assert all(other is plain for other in others)
+    assert another is not plain
