@@ -17,7 +17,7 @@ from batch_llm.journal.writer import JournalWriter
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.sidecar.batch_log import Journal
 from batch_llm.sidecar.batches import Batches
-from batch_llm.sidecar.catalogue import Catalogue
+from batch_llm.sidecar.catalogue import Catalogue, Entry
 from batch_llm.sidecar.live_batch import Engine, LiveBatch
 from batch_llm.sidecar.providers import Providers
 from batch_llm.sidecar.registrations import Registrations
@@ -451,11 +451,18 @@ async def test_a_look_that_finds_a_registration_first_makes_the_strategy(
     fleet: tuple[Member, Member], shared: Shared
 ) -> None:
     one, _ = fleet
-    shared.on_written = one.registrations.refresh
+    found: list[Entry] = []
+
+    async def look() -> None:
+        await one.registrations.refresh()
+        found.append(one.catalogue.get("triage"))
+
+    shared.on_written = look
     entry, registered = await one.registrations.register(spec())
     shared.on_written = None
     assert registered
-    assert (one.catalogue.get("triage"), entry.shared.users) == (entry, 1)
+    assert [one.catalogue.get("triage")] == found == [entry]
+    assert entry is found[0]
     await one.registrations.unregister("triage")
     assert entry.shared.users == 0
 

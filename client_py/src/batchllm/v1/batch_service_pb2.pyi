@@ -485,7 +485,9 @@ class OpenBatch(_message.Message):
     Clamped to the server's limit.
     """
     result_order: Global___ResultOrder.ValueType
-    """The order of results. Default: as they finish."""
+    """The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+    leave it out for that order; INVALID_FIELD: it is another one.
+    """
     resume_after_sequence: _builtins.int
     """Of a batch that exists: send the results after this sequence again; those up to it were received. 0: all of them.
     Negative, or beyond the last one: INVALID_FIELD.

@@ -30,8 +30,12 @@ class StrategyServiceStub:
     """Keeps the named, shared strategies.
 
     The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-    strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-    until the sidecar ends; register again at start, it costs nothing.
+    strategies on those providers. No RPC can set a URL, a key, a file path or code.
+
+    What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+    sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+    an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+    until it is unregistered; a strategy of the file with the same name is used instead.
     """
 
     @_typing.overload
@@ -39,17 +43,21 @@ class StrategyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StrategyServiceAsyncStub: ...
     RegisterStrategy: _grpc.UnaryUnaryMultiCallable[_strategy_service_pb2.RegisterStrategyRequest, _strategy_service_pb2.RegisterStrategyResponse]
-    """Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+    """Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+    `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
     ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-    PERMISSION_DENIED: switched off by the operator.
+    PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+    (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
     """
     GetStrategy: _grpc.UnaryUnaryMultiCallable[_strategy_service_pb2.GetStrategyRequest, _strategy_service_pb2.GetStrategyResponse]
-    """Shows a strategy. NOT_FOUND: no such name."""
+    """Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked."""
     ListStrategies: _grpc.UnaryUnaryMultiCallable[_strategy_service_pb2.ListStrategiesRequest, _strategy_service_pb2.ListStrategiesResponse]
-    """Lists all strategies by name."""
+    """Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked."""
     UnregisterStrategy: _grpc.UnaryUnaryMultiCallable[_strategy_service_pb2.UnregisterStrategyRequest, _strategy_service_pb2.UnregisterStrategyResponse]
-    """Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-    NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+    """Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+    deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+    it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+    RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
     """
 
 @_typing.type_check_only
@@ -57,31 +65,43 @@ class StrategyServiceAsyncStub(StrategyServiceStub):
     """Keeps the named, shared strategies.
 
     The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-    strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-    until the sidecar ends; register again at start, it costs nothing.
+    strategies on those providers. No RPC can set a URL, a key, a file path or code.
+
+    What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+    sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+    an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+    until it is unregistered; a strategy of the file with the same name is used instead.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterStrategy: _aio.UnaryUnaryMultiCallable[_strategy_service_pb2.RegisterStrategyRequest, _strategy_service_pb2.RegisterStrategyResponse]  # type: ignore[assignment]
-    """Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+    """Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+    `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
     ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-    PERMISSION_DENIED: switched off by the operator.
+    PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+    (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
     """
     GetStrategy: _aio.UnaryUnaryMultiCallable[_strategy_service_pb2.GetStrategyRequest, _strategy_service_pb2.GetStrategyResponse]  # type: ignore[assignment]
-    """Shows a strategy. NOT_FOUND: no such name."""
+    """Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked."""
     ListStrategies: _aio.UnaryUnaryMultiCallable[_strategy_service_pb2.ListStrategiesRequest, _strategy_service_pb2.ListStrategiesResponse]  # type: ignore[assignment]
-    """Lists all strategies by name."""
+    """Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked."""
     UnregisterStrategy: _aio.UnaryUnaryMultiCallable[_strategy_service_pb2.UnregisterStrategyRequest, _strategy_service_pb2.UnregisterStrategyResponse]  # type: ignore[assignment]
-    """Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-    NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+    """Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+    deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+    it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+    RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
     """
 
 class StrategyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the named, shared strategies.
 
     The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-    strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-    until the sidecar ends; register again at start, it costs nothing.
+    strategies on those providers. No RPC can set a URL, a key, a file path or code.
+
+    What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+    sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+    an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+    until it is unregistered; a strategy of the file with the same name is used instead.
     """
 
     @_abc_1.abstractmethod
@@ -90,9 +110,11 @@ class StrategyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _strategy_service_pb2.RegisterStrategyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_strategy_service_pb2.RegisterStrategyResponse, _abc.Awaitable[_strategy_service_pb2.RegisterStrategyResponse]]:
-        """Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+        """Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+        `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
         ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-        PERMISSION_DENIED: switched off by the operator.
+        PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+        (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
         """
 
     @_abc_1.abstractmethod
@@ -101,7 +123,7 @@ class StrategyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _strategy_service_pb2.GetStrategyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_strategy_service_pb2.GetStrategyResponse, _abc.Awaitable[_strategy_service_pb2.GetStrategyResponse]]:
-        """Shows a strategy. NOT_FOUND: no such name."""
+        """Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked."""
 
     @_abc_1.abstractmethod
     def ListStrategies(
@@ -109,7 +131,7 @@ class StrategyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _strategy_service_pb2.ListStrategiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_strategy_service_pb2.ListStrategiesResponse, _abc.Awaitable[_strategy_service_pb2.ListStrategiesResponse]]:
-        """Lists all strategies by name."""
+        """Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked."""
 
     @_abc_1.abstractmethod
     def UnregisterStrategy(
@@ -117,8 +139,10 @@ class StrategyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _strategy_service_pb2.UnregisterStrategyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_strategy_service_pb2.UnregisterStrategyResponse, _abc.Awaitable[_strategy_service_pb2.UnregisterStrategyResponse]]:
-        """Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-        NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+        """Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+        deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+        it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+        RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
         """
 
 def add_StrategyServiceServicer_to_server(servicer: StrategyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -107,11 +107,11 @@ def _add_journal_actions(parser: argparse.ArgumentParser) -> None:
     )
     export = actions.add_parser(
         "export",
-        help="write its items and results as JSON lines",
-        description="Write the items and results that can be read to standard output as JSON lines, and to standard "
-        "error what cannot. Exits 1 if anything cannot.",
+        help="write its strategies, items and results as JSON lines",
+        description="Write the registered strategies, items and results that can be read to standard output as JSON "
+        "lines, and to standard error what cannot. Exits 1 if anything cannot.",
     )
-    export.add_argument("--batch-id", metavar="ID", help="of this batch only")
+    export.add_argument("--batch-id", metavar="ID", help="items and results of this batch only")
     for action in (check, export):
         where = action.add_mutually_exclusive_group()
         where.add_argument("--config", type=Path, metavar="FILE", help="the operator's TOML file, for its journal.url")

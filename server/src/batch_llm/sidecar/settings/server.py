@@ -48,7 +48,11 @@ class ServerSettings(Section):
     drain_timeout_seconds: float = Field(
         30.0, ge=0, le=LONGEST_SECONDS, description="how long SIGTERM waits for items that are in flight"
     )
-    allow_registration: bool = Field(True, description="whether applications may register strategies by RPC")
+    allow_registration: bool = Field(
+        True,
+        description="whether applications may register strategies by RPC; `false` also leaves those in the journal "
+        "unused",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severity that is logged")
 
     @field_validator("listen", mode="before")
