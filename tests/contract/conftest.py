@@ -11,17 +11,13 @@ from batch_llm.journal.postgres import PostgresStore
 from batch_llm.journal.sqlite import SqliteStore
 from batch_llm.journal.store import JournalStore
 
-from .postgres import PostgresServer
+from .postgres import PostgresServer, running_postgres
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
+    with running_postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
 PROGRAMS = sorted(
@@ -27,6 +30,17 @@ def require_programs() -> Path:
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A server that is gone with its data afterwards."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 class PostgresServer:
@@ -48,6 +62,13 @@ class PostgresServer:
     @property
     def url(self) -> str:
         return f"postgresql://batch@/postgres?host={self.folder}"
+
+    def new_database(self) -> str:
+        """The URL of a database of its caller's own."""
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.url.replace("/postgres?", f"/{name}?")
 
     def start(self) -> None:
         options = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c max_wal_size=256MB"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
-import psycopg
 import pytest
 
 from batch_llm.sidecar.server import Sidecar
@@ -21,7 +19,7 @@ from batchllm.v1 import batch_service_pb2 as pb
 from batchllm.v1.strategy_service_pb2 import RegisterStrategyRequest, StrategySpec
 from batchllm.v1.strategy_service_pb2_grpc import StrategyServiceStub
 from batchllm.v1.work_pb2 import WorkItem
-from tests.contract.postgres import PostgresServer
+from tests.contract.postgres import PostgresServer, running_postgres
 
 from .conftest import Start
 from .streams import reason_name, reason_of
@@ -152,22 +150,14 @@ async def test_what_a_strategy_alone_can_see_is_an_invalid_field(tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
+    with running_postgres() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
 def fleet(start: Start, tmp_path: Path, postgres: PostgresServer) -> tuple[House, House]:
     """Two sidecars that share a database."""
-    name = f"fleet_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    url = postgres.url.replace("/postgres?", f"/{name}?")
-    environment = {"BATCH_LLM_JOURNAL__URL": url, "BATCH_LLM_JOURNAL__LEASE_SECONDS": "3", **SIM}
+    environment = {"BATCH_LLM_JOURNAL__URL": postgres.new_database(), "BATCH_LLM_JOURNAL__LEASE_SECONDS": "3", **SIM}
     houses = []
     for folder in (tmp_path / "one", tmp_path / "other"):
         folder.mkdir()

@@ -286,13 +286,14 @@ async def test_registration_switched_off_leaves_the_journal_alone(
 
 
 class Shared(MemoryStore):
-    """Takes itself for shared. Can be taken away, and held up after a read."""
+    """Takes itself for shared. Can be taken away, damaged, and held up after a read."""
 
     durable = shared = True
 
     def __init__(self) -> None:
         super().__init__()
         self.away = False
+        self.damaged: set[str] = set()
         self.on_written: Callable[[], Awaitable[object]] | None = None
         self.reads: list[Sequence[str] | None] = []
         self.may_answer = asyncio.Event()
@@ -311,7 +312,10 @@ class Shared(MemoryStore):
         self.reads.append(names)
         found = await super().strategies(names, damaged)
         await self.may_answer.wait()
-        return found
+        for name in self.damaged & {one.name for one in found}:
+            assert damaged is not None
+            damaged(f"strategy {name!r} is damaged")
+        return [one for one in found if one.name not in self.damaged]
 
 
 class Member:
@@ -445,6 +449,24 @@ async def test_a_name_that_cannot_be_used_and_is_gone_is_said_once(
     assert "cannot be used" in str(await refused(one.registrations.find("bad"), ErrorReason.STRATEGY_NOT_FOUND))
     await shared.unregister("bad")
     assert "no strategy 'bad'" in str(await refused(one.registrations.find("bad"), ErrorReason.STRATEGY_NOT_FOUND))
+
+
+async def test_damage_takes_no_strategy_away(
+    fleet: tuple[Member, Member], shared: Shared, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = fleet
+    for name in ("a", "b"):
+        await one.registrations.register(spec(name))
+    shared.damaged.add("a")
+    for _ in range(2):
+        assert [entry.name for entry in await one.registrations.list()] == ["a", "b", "filed"]
+        assert [entry.name for entry in await other.registrations.list()] == ["b", "filed"]
+    said = "strategy 'a' is damaged; `batch-llm-sidecar journal check` says more"
+    assert caplog.messages.count(said) == 2, "once each"
+    await refused(other.registrations.register(spec("a")), ErrorReason.STRATEGY_EXISTS)
+    await other.registrations.unregister("a")
+    await refused(other.registrations.unregister("a"), ErrorReason.STRATEGY_NOT_FOUND)
+    await refused(one.registrations.find("a"), ErrorReason.STRATEGY_NOT_FOUND)
 
 
 async def test_a_look_that_finds_a_registration_first_makes_the_strategy(

@@ -121,9 +121,13 @@ class Registrations:
     async def _unregister(self, name: str) -> None:
         async with self._changing:
             await self.catch_up(name)
-            if name not in self._catalogue.unusable:
-                self._catalogue.get(name).refuse_removal()
-            await self._store.unregister(name)
+            known = self._catalogue.find(name)
+            if known is not None:
+                known.refuse_removal()
+            # What cannot be used or read here can be erased all the same.
+            erased = self._allowed and await self._store.unregister(name)
+            if known is None and not erased:
+                self._catalogue.get(name)  # says that there is none
             self._changes += 1
             self._catalogue.unusable.pop(name, None)
             if (gone := self._catalogue.remove(name)) is not None:
@@ -190,14 +194,17 @@ class Registrations:
     async def _read(self, names: Sequence[str] | None = None) -> None:
         """Have the catalogue follow what the journal has under these names (None: all)."""
         while True:
-            changes = self._changes
-            kept = {registration.name: registration for registration in await self._store.strategies(names, self._say)}
+            changes, damage = self._changes, list[str]()
+            kept = {found.name: found for found in await self._store.strategies(names, damage.append)}
             if changes == self._changes:  # else it may be older than what was done here
                 break
+        for problem in damage:
+            self._say(f"{problem}; `batch-llm-sidecar journal check` says more")
         if names is None:
             names = sorted({*kept, *self._catalogue.unusable, *(entry.name for entry in self._catalogue.list())})
         for name in names:
-            await self._follow(name, kept.get(name))
+            if name in kept or not damage:  # else it may be there, and cannot be read
+                await self._follow(name, kept.get(name))
 
     async def _follow(self, name: str, kept: Registration | None) -> None:
         known = self._catalogue.find(name)
