@@ -202,29 +202,30 @@ class Registrations:
             self._say(f"{problem}; `batch-llm-sidecar journal check` says more")
         if names is None:
             names = sorted({*kept, *self._catalogue.unusable, *(entry.name for entry in self._catalogue.list())})
-        for name in names:
-            if name in kept or not damage:  # else it may be there, and cannot be read
-                await self._follow(name, kept.get(name))
+        # Where there is damage, what was not found may be there.
+        gone = [self._follow(name, kept.get(name)) for name in names if name in kept or not damage]
+        for entry in filter(None, gone):
+            await release(entry)
 
-    async def _follow(self, name: str, kept: Registration | None) -> None:
+    def _follow(self, name: str, kept: Registration | None) -> Entry | None:
+        """Have the catalogue hold what is kept under a name; what it held, to be released."""
         known = self._catalogue.find(name)
         if known is not None and known.registration == kept:
-            return
+            return None
         if known is not None and known.from_file:
             self._say(
                 f"strategy {name!r} is the one of the operator's file; the one that a client registered under this "
                 "name stays in the journal and is not used: rename one of them, or take the file's out and unregister "
                 "the other"
             )
-            return
+            return None
         self._catalogue.unusable.pop(name, None)
         gone = self._catalogue.remove(name)
         if kept is not None:
             self._add(kept)
         elif gone is not None:
             logger.info("strategy %r was unregistered by another sidecar", name)
-        if gone is not None:
-            await release(gone)
+        return gone
 
     def _add(self, kept: Registration) -> None:
         try:
