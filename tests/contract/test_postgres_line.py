@@ -1,17 +1,14 @@
 """A connection that comes back, bounded in time, and tables with versions of their own."""
 
 import asyncio
-import os
-import signal
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 import pytest
 
 from batch_llm.postgres import Line, Postgres, SchemaError, Tables, UnavailableError
 
-from .postgres import PostgresServer, children
+from .postgres import PostgresServer, stalled
 
 ONE = Tables("one", ("CREATE TABLE one (x int)",))
 TWO = Tables("two", ("CREATE TABLE two (x int)", "ALTER TABLE two ADD y int"))
@@ -27,20 +24,6 @@ async def line(server: Postgres) -> AsyncIterator[Line]:
     line = server.line()
     yield line
     await line.close()
-
-
-@contextmanager
-def stalled(postgres: PostgresServer) -> Iterator[None]:
-    """It takes connections and says nothing."""
-    postmaster = int((postgres.data / "postmaster.pid").read_text().split()[0])
-    processes = (postmaster, *children(postmaster))
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
 
 
 async def test_rooms_have_versions_of_their_own(server: Postgres, line: Line) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from batch_llm.caching import CacheRegistry
+from batch_llm.caching import SqliteCacheRegistry
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.sidecar.catalogue import Catalogue
 from batch_llm.sidecar.providers import Providers
@@ -17,7 +17,7 @@ FIELDS: dict[str, Any] = {"provider": "sim", "system_instruction": "Label it.", 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def make(**settings: Any) -> Catalogue:
-        return Catalogue(Providers({"sim": SimulatedProvider()}, CacheRegistry(), tmp_path), **settings)
+        return Catalogue(Providers({"sim": SimulatedProvider()}, SqliteCacheRegistry(), tmp_path), **settings)
 
     return make
 
@@ -171,7 +171,7 @@ def test_strategies_of_one_provider_share_its_limit(catalogue: Catalogue) -> Non
 
 def test_what_a_strategy_alone_can_see_is_told_by_name(tmp_path: Path) -> None:
     gemini = GeminiProvider(project="p", location="l")
-    catalogue = Catalogue(Providers({"g": gemini}, CacheRegistry(), tmp_path))
+    catalogue = Catalogue(Providers({"g": gemini}, SqliteCacheRegistry(), tmp_path))
     fields = {"provider": "g", "model": "m", "cached_content": ["a"]}
     spec = StrategySpec.model_validate(fields).model_copy(update={"cached_content": (" ",)})
     with pytest.raises(ConfigError, match=r"^strategies\.triage\.cached_content\[0\] must be a text"):

@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from batch_llm.caching import CacheRecord, CacheRegistry, CacheState
+from batch_llm.caching import CacheRecord, CacheState, SqliteCacheRegistry
 from batch_llm.model import BatchTotals, ErrorReason, Receipt, TokenUsage, WorkItemResult
 from batch_llm.sidecar import mapping
 from batch_llm.sidecar.catalogue import Catalogue, Entry
@@ -50,7 +50,7 @@ FULL: dict[str, Any] = {
 @pytest.fixture
 def register(tmp_path: Path) -> Register:
     providers = {"sim": SimulatedProvider(), "local": LocalProvider()}
-    catalogue = Catalogue(Providers(providers, CacheRegistry(), tmp_path))
+    catalogue = Catalogue(Providers(providers, SqliteCacheRegistry(), tmp_path))
     return lambda fields: catalogue.register("triage", fields)[0]
 
 
