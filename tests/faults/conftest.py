@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random, SystemRandom
 
-import psycopg
 import pytest
 
 from batch_llm.emulator import GeminiEmulator
-from tests.contract.postgres import PostgresServer
 
 from .house import House
 from .report import Row, table
@@ -52,25 +49,6 @@ def random(request: pytest.FixtureRequest) -> Random:
     seed = SystemRandom().randrange(2**32) if seed is None else int(seed)
     print(f"again with --seed {seed}")
     return Random(f"{seed} {request.node.name}")
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-@pytest.fixture
-def database(postgres: PostgresServer) -> str:
-    """The URL of a database of the test's own."""
-    name = f"faults_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    return postgres.url.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture
