@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from .contract.postgres import PostgresServer
+from .contract.postgres import PostgresServer, running_server
 
 # The client's tests also run where the client alone is installed.
 pytest_plugins = ["batch_llm.emulator.pytest_plugin"] if find_spec("batch_llm") else []
@@ -20,12 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
+    with running_server() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

@@ -89,6 +89,17 @@ class PostgresServer:
 
 
 @contextmanager
+def running_server() -> Iterator[PostgresServer]:
+    """A server that is gone afterwards."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@contextmanager
 def stalled(server: PostgresServer) -> Iterator[None]:
     """It takes connections and says nothing."""
     postmaster = int((server.data / "postmaster.pid").read_text().split()[0])

@@ -19,7 +19,7 @@ from batch_llm.journal.postgres import TABLES, PostgresStore
 from batch_llm.journal.store import DamagedError, OutcomeUnknownError, Starts, StoreError
 from batch_llm.journal.writer import JournalWriter
 
-from .postgres import PostgresServer
+from .postgres import PostgresServer, running_server
 from .test_journal_store import all_items, all_results, begin, items, results
 
 
@@ -47,12 +47,8 @@ async def store(postgres: PostgresServer, schema: str) -> AsyncIterator[Postgres
 @pytest.fixture
 def own_server() -> Iterator[PostgresServer]:
     """A server that the test may stop."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with running_server() as server:
         yield server
-    finally:
-        server.remove()
 
 
 def tell(url: str, *statements: str) -> None:
