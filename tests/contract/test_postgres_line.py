@@ -62,6 +62,23 @@ async def test_a_server_that_stalls_is_waited_for_so_long_and_then_used_again(
     await line.close()
 
 
+async def test_a_wait_for_those_before_counts(server: Postgres) -> None:
+    line, begun, over = server.line(limit_seconds=2.0), asyncio.Event(), asyncio.Event()
+
+    async def hold(_: object) -> None:
+        begun.set()
+        await over.wait()
+
+    held = asyncio.create_task(line.do(hold))
+    await begun.wait()
+    with pytest.raises(UnavailableError, match="no answer within 2 s"):
+        await line.fetch("SELECT 1")
+    over.set()
+    await asyncio.wait([held])
+    assert await line.fetch("SELECT 1") == [(1,)]
+    await line.close()
+
+
 async def test_a_connection_that_was_lost_is_made_anew(postgres: PostgresServer, server: Postgres, line: Line) -> None:
     (before,) = await line.fetch("SELECT pg_backend_pid()")
     beside = server.line()

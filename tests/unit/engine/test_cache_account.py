@@ -1,8 +1,9 @@
 """Who pays for a context cache: creation once, storage by the time that passes, shared by open batches."""
 
+import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import RootModel
 from batch_llm import LLMWorkItem, ParallelBatchProcessor, ProcessorConfig, Receipt, TokenPrices
 from batch_llm.caching import (
     CacheAccount,
+    CacheLedger,
     CachePolicy,
     CacheRecord,
     CacheRegistry,
@@ -371,6 +373,54 @@ async def test_a_registry_that_cannot_be_written_costs_no_item(
         await account.use(cache_of(shared))
         assert share(await account.close()) == (0, 0, 0, 0)
     assert "the costs of a context cache cannot be settled now" in caplog.text
+
+
+async def test_what_is_being_asked_for_is_shared_by_those_who_were_open() -> None:
+    ledger, charge, paid = CacheLedger(), Charge(1, 0.0, 10.0, created=False), []
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def nothing() -> list[Charge]:
+        return []
+
+    async def slow() -> list[Charge]:
+        asked.set()
+        await answer.wait()
+        return [charge]
+
+    def first(*given: Any) -> None:
+        paid.append(("first", *given))
+
+    def second(*given: Any) -> None:
+        paid.append(("second", *given))
+
+    await ledger.open(first, nothing)
+    opening = asyncio.create_task(ledger.open(second, slow))
+    await asked.wait()
+    closing = asyncio.create_task(ledger.close(first, nothing))
+    await asyncio.sleep(0)
+    answer.set()
+    await asyncio.gather(opening, closing)
+    assert paid == [("first", charge, 0, 1)]
+
+
+async def test_what_was_asked_for_is_paid_though_who_asked_was_cancelled(tmp_path: Path, clock: Clock) -> None:
+    class Slow(SqliteCacheRegistry):
+        async def collect(self, provider: str, fingerprint: str, now: float) -> Sequence[Charge]:
+            charges = await super().collect(provider, fingerprint, now)
+            await asyncio.sleep(1)
+            return charges
+
+    registry = Slow(tmp_path / "caches.db")
+    shared = strategy(registry, clock)
+    first, second = await opened(shared), CacheAccount()
+    clock.now += 10
+    item = asyncio.create_task(second.use(cache_of(shared)))
+    await asyncio.sleep(0.5)
+    item.cancel()
+    await asyncio.wait([item])
+    clock.now += 10
+    assert share(await first.close() + await second.close()) == (*CREATION, *storage(20))
+    registry.close()
 
 
 # -- every order of events -------------------------------------------------------------------------------------------
