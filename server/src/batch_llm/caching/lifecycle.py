@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from batch_llm.model import BatchLLMError, CacheGoneError, ErrorReason, Pricing, ProviderError
-from batch_llm.sync import Flight
 
 from .account import Charge, Unpaid
 from .claim import Claim
 from .expired import drop_expired
+from .operations import Operations
 from .policy import CacheBackend, CachePolicy, CacheRefusedError, CacheState, CreatedCache, cache_state
 from .registry import CacheRecord, CacheRegistry
 
 logger = logging.getLogger("batch_llm")
 
-T = TypeVar("T")
-
 _RENEW_AGAIN_SECONDS = 30.0
-_LONGEST_SECONDS = 600.0  # for one operation
 _LOOK_AGAIN_SECONDS = 0.25
 
 
@@ -71,7 +68,7 @@ class ContextCache:
         self.model = model
         self.strategy = strategy
         self._clock = clock
-        self._flights: set[Flight[Any]] = set()
+        self._operations = Operations(self._condition.lock, f"the {backend.cache_label} of strategy {strategy!r}")
         self._last_seen: CacheRecord | None = None
         self._struck = ""
         self._gone_by_delete = False
@@ -91,7 +88,7 @@ class ContextCache:
         async def unpaid() -> Sequence[Charge]:
             return await self._registry.collect(self.provider, self.fingerprint, now)
 
-        await self._start(step(unpaid), f"account-of-{self.strategy}").wait()
+        await self._operations.start(step(unpaid), f"account-of-{self.strategy}").wait()
 
     @property
     def refused(self) -> CacheRefusedError | None:
@@ -189,7 +186,7 @@ class ContextCache:
             self._reuses(known)
             return known, True
 
-        return await self._exclusively(operation)
+        return await self._operations.alone(operation, f"cache-of-{self.strategy}")
 
     async def lost(self, name: str) -> None:
         """Note that the provider has no cache of this name any more; the next `ensure` makes a new one."""
@@ -203,7 +200,7 @@ class ContextCache:
                 await self._strike(record)
 
         try:
-            await self._exclusively(operation)
+            await self._operations.alone(operation, f"cache-of-{self.strategy}")
         except ProviderError as error:  # whoever uses it next finds out again
             logger.warning("the %s %s is gone, and stays on record: %s", self._backend.cache_label, name, error)
 
@@ -239,7 +236,7 @@ class ContextCache:
             async with self._claim.kept():
                 return await self._renew(record, ttl_seconds)
 
-        return await self._exclusively(operation)
+        return await self._operations.alone(operation, f"cache-of-{self.strategy}")
 
     async def delete(self) -> CacheRecord | None:
         """Delete the cache; None if there was none."""
@@ -264,13 +261,11 @@ class ContextCache:
             condition.deletions += 1
             return doomed[0] if doomed else None
 
-        return await self._exclusively(operation)
+        return await self._operations.alone(operation, f"cache-of-{self.strategy}")
 
     async def join(self) -> None:
         """Wait for operations that are under way."""
-        for flight in list(self._flights):
-            with suppress(Exception):  # whoever waited for it has been told
-                await flight.wait()
+        await self._operations.join()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -410,30 +405,4 @@ class ContextCache:
                 wait = min(_RENEW_AGAIN_SECONDS, self.policy.renewal_buffer_seconds / 4)
                 condition.renew_again_at = self._clock() + wait
 
-        self._start(renew(), f"renew-cache-{self.strategy}")
-
-    async def _exclusively(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run it in its turn; once begun it finishes, though the caller is cancelled."""
-
-        async def run() -> T:
-            async with self._condition.lock:
-                limit = asyncio.timeout(_LONGEST_SECONDS)
-                try:
-                    async with limit:
-                        return await operation()
-                except TimeoutError as error:
-                    if not limit.expired():
-                        raise  # the provider's own
-                    raise ProviderError(
-                        f"the {self._backend.cache_label} of strategy {self.strategy!r} took longer than "
-                        f"{_LONGEST_SECONDS:g} s; try again",
-                        reason=ErrorReason.PROVIDER_TIMEOUT,
-                    ) from error
-
-        return await self._start(run(), f"cache-of-{self.strategy}").wait()
-
-    def _start(self, coroutine: Coroutine[Any, Any, T], name: str) -> Flight[T]:
-        flight = Flight(coroutine, name)
-        self._flights.add(flight)
-        flight.when_done(self._flights.discard)
-        return flight
+        self._operations.start(renew(), f"renew-cache-{self.strategy}")
