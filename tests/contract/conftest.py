@@ -1,7 +1,7 @@
 """The stores that the contract holds for."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +10,6 @@ from batch_llm.journal.memory import MemoryStore
 from batch_llm.journal.postgres import PostgresStore
 from batch_llm.journal.sqlite import SqliteStore
 from batch_llm.journal.store import JournalStore
-
-from .postgres import PostgresServer, running_postgres
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with running_postgres() as server:
-        yield server
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psycopg
 import pytest
 
 PROGRAMS = sorted(
@@ -30,17 +29,6 @@ def require_programs() -> Path:
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
-
-
-@contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server that is gone with its data afterwards."""
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 class PostgresServer:
@@ -65,6 +53,8 @@ class PostgresServer:
 
     def new_database(self) -> str:
         """The URL of a database of its caller's own."""
+        import psycopg  # not where the client alone is installed
+
         name = f"test_{uuid.uuid4().hex}"
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
@@ -106,6 +96,31 @@ class PostgresServer:
             )
             output.seek(0)
             assert not check or done.returncode == 0, f"{command}: {output.read().decode()}"
+
+
+@contextmanager
+def running_server() -> Iterator[PostgresServer]:
+    """A server that is gone afterwards."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@contextmanager
+def stalled(server: PostgresServer) -> Iterator[None]:
+    """It takes connections and says nothing."""
+    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+    processes = (postmaster, *_children(postmaster))
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def _children(parent: int) -> list[int]:

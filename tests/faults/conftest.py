@@ -10,7 +10,6 @@ from random import Random, SystemRandom
 import pytest
 
 from batch_llm.emulator import GeminiEmulator
-from tests.contract.postgres import PostgresServer, running_postgres
 
 from .house import House
 from .report import Row, table
@@ -50,18 +49,6 @@ def random(request: pytest.FixtureRequest) -> Random:
     seed = SystemRandom().randrange(2**32) if seed is None else int(seed)
     print(f"again with --seed {seed}")
     return Random(f"{seed} {request.node.name}")
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with running_postgres() as server:
-        yield server
-
-
-@pytest.fixture
-def database(postgres: PostgresServer) -> str:
-    """The URL of a database of the test's own."""
-    return postgres.new_database()
 
 
 @pytest.fixture

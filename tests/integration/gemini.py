@@ -22,7 +22,7 @@ from batch_llm import (
     RateLimitConfig,
     RetryConfig,
 )
-from batch_llm.caching import CacheRecord, CacheRegistry
+from batch_llm.caching import CacheRecord, CacheRegistry, SqliteCacheRegistry
 from batch_llm.emulator import GeminiEmulator
 
 MODEL = "gemini-2.5-flash"
@@ -86,7 +86,7 @@ def cached(client: Any, watch: Callable[[], float], registry: CacheRegistry | No
         "cached_content": [HANDBOOK],
         "config": {"system_instruction": INSTRUCTION},
         "clock": watch,
-        "registry": registry if registry is not None else CacheRegistry(),
+        "registry": registry if registry is not None else SqliteCacheRegistry(),
         **more,
     }
     return GeminiCachedStrategy(arguments.pop("model", MODEL), client, **arguments)

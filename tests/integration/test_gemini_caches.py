@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batch_llm import ErrorReason
-from batch_llm.caching import CacheRefusedError, CacheRegistry, CacheState
+from batch_llm.caching import CacheRefusedError, CacheState, SqliteCacheRegistry
 from batch_llm.emulator import GeminiEmulator
 from batch_llm.model import BatchLLMError
 from batch_llm.strategies.gemini.connection import Connection
@@ -254,7 +254,7 @@ async def test_a_cache_that_is_found_lives_as_long_as_google_says_by_its_own_clo
 
 async def test_two_processors_share_one_cache(gemini_emulator: GeminiEmulator, watch: Watch) -> None:
     key = new_key()
-    registry = CacheRegistry()
+    registry = SqliteCacheRegistry()
     async with users_client(gemini_emulator, key) as one, users_client(gemini_emulator, key) as two:
         batches = (run_once(cached(client, watch, registry), 20) for client in (one, two))
         for result in await asyncio.gather(*batches):
@@ -304,7 +304,7 @@ async def test_the_next_run_with_the_same_state_does_not_even_list(
 ) -> None:
     key = new_key()
     for created in (True, False):
-        registry = CacheRegistry(tmp_path / "caches")
+        registry = SqliteCacheRegistry(tmp_path / "caches")
         caplog.clear()
         async with users_client(gemini_emulator, key) as client:
             with caplog.at_level(logging.INFO, "batch_llm"):
@@ -491,7 +491,7 @@ async def test_where_google_does_not_cache_items_carry_the_content(
 async def test_ten_deletes_at_a_time_make_one_call(
     client: Any, gemini_emulator: GeminiEmulator, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry = CacheRegistry()
+    registry = SqliteCacheRegistry()
     one, two = cached(client, watch, registry), cached(client, watch, registry)
     await run_once(one, 1)
     deleted = await asyncio.gather(*((one, two)[number % 2].delete_cache() for number in range(10)))
@@ -531,7 +531,7 @@ async def test_a_delete_takes_all_that_are_there_however_little_life_they_have_l
 async def test_another_key_has_a_cache_of_its_own_in_the_same_registry(
     gemini_emulator: GeminiEmulator, watch: Watch
 ) -> None:
-    registry = CacheRegistry()
+    registry = SqliteCacheRegistry()
     gemini_emulator.configure(keys={"key-a": "project-a", "key-b": "project-b"})
     async with users_client(gemini_emulator, "key-a") as a, users_client(gemini_emulator, "key-b") as b:
         first, second = cached(a, watch, registry), cached(b, watch, registry)
@@ -539,14 +539,14 @@ async def test_another_key_has_a_cache_of_its_own_in_the_same_registry(
         assert not await second.delete_cache()
         await run_once(second, 1)
         await run_once(first, 1)
-    assert {record.provider_name for record in registry.list()} == {"gemini"}
+    assert {record.provider_name for record in await registry.list()} == {"gemini"}
     assert gemini_emulator.count("create") == 2
 
 
 async def test_strategies_of_equal_content_share_what_has_gone_wrong(
     client: Any, gemini_emulator: GeminiEmulator, watch: Watch
 ) -> None:
-    registry = CacheRegistry()
+    registry = SqliteCacheRegistry()
     strategies = [cached(client, watch, registry=registry) for _ in range(20)]
     gemini_emulator.fail(401, kind="create", times=None)
     results = [result for strategy in strategies for result in (await run_once(strategy, 1)).results]

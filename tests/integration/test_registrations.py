@@ -19,7 +19,6 @@ from batchllm.v1 import batch_service_pb2 as pb
 from batchllm.v1.strategy_service_pb2 import RegisterStrategyRequest, StrategySpec
 from batchllm.v1.strategy_service_pb2_grpc import StrategyServiceStub
 from batchllm.v1.work_pb2 import WorkItem
-from tests.contract.postgres import PostgresServer, running_postgres
 
 from .conftest import Start
 from .streams import reason_name, reason_of
@@ -148,16 +147,10 @@ async def test_what_a_strategy_alone_can_see_is_an_invalid_field(tmp_path: Path)
 # -- a fleet -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with running_postgres() as server:
-        yield server
-
-
 @pytest.fixture
-def fleet(start: Start, tmp_path: Path, postgres: PostgresServer) -> tuple[House, House]:
+def fleet(start: Start, tmp_path: Path, database: str) -> tuple[House, House]:
     """Two sidecars that share a database."""
-    environment = {"BATCH_LLM_JOURNAL__URL": postgres.new_database(), "BATCH_LLM_JOURNAL__LEASE_SECONDS": "3", **SIM}
+    environment = {"BATCH_LLM_JOURNAL__URL": database, "BATCH_LLM_JOURNAL__LEASE_SECONDS": "3", **SIM}
     houses = []
     for folder in (tmp_path / "one", tmp_path / "other"):
         folder.mkdir()

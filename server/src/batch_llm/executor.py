@@ -190,7 +190,7 @@ class Executor:
             try:
                 await shared.ready()
                 if shared.strategy.context_cache is not None and work.account is not None:
-                    work.account.use(shared.strategy.context_cache)
+                    await work.account.use(shared.strategy.context_cache)
                 await self._attempt(work, policy, run)
             except Exception as error:
                 info = self._note(run, error)

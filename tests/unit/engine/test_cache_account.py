@@ -1,8 +1,9 @@
 """Who pays for a context cache: creation once, storage by the time that passes, shared by open batches."""
 
+import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from pydantic import RootModel
 
 from batch_llm import LLMWorkItem, ParallelBatchProcessor, ProcessorConfig, Receipt, TokenPrices
-from batch_llm.caching import CacheAccount, CachePolicy, CacheRecord, CacheRegistry, Charge, ContextCache
+from batch_llm.caching import (
+    CacheAccount,
+    CacheLedger,
+    CachePolicy,
+    CacheRecord,
+    CacheRegistry,
+    Charge,
+    ContextCache,
+    SqliteCacheRegistry,
+)
 from batch_llm.executor import Executor, Work
 from batch_llm.model import Pricing
 from batch_llm.processor import BatchSession
@@ -44,7 +54,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[CacheRegistry]:
-    registry = CacheRegistry(tmp_path / "caches.db")
+    registry = SqliteCacheRegistry(tmp_path / "caches.db")
     yield registry
     registry.close()
 
@@ -77,8 +87,8 @@ async def opened(strategy: SimulatedStrategy) -> CacheAccount:
     account = CacheAccount()
     cache = cache_of(strategy)
     await cache.ensure()
-    account.use(cache)
-    account.use(cache)  # for every item
+    await account.use(cache)
+    await account.use(cache)  # for every item
     return account
 
 
@@ -102,13 +112,13 @@ def storage(seconds: float) -> tuple[int, int]:
 async def test_a_batch_pays_for_creation_and_for_the_time_it_is_open(registry: CacheRegistry, clock: Clock) -> None:
     account = await opened(strategy(registry, clock))
     clock.now += 900
-    receipt = account.close()
+    receipt = await account.close()
     assert share(receipt) == (*CREATION, *storage(900))
     assert receipt.total_nano_usd == TOKENS * 300 + storage(900)[1]
     assert receipt.uncached_nano_usd == 0
     assert receipt.storage_until_expiry_nano_usd == storage(2700)[1], "to come, in no total"
     assert receipt.price_date == PRICES.price_date
-    assert account.close() is receipt
+    assert await account.close() is receipt
     assert share(receipt) == (*CREATION, *storage(900)), "closing again changes nothing"
 
 
@@ -118,13 +128,13 @@ async def test_open_batches_share_and_what_passes_between_is_the_nexts(registry:
     clock.now += 100
     second = await opened(shared)
     clock.now += 60
-    a = first.close()
+    a = await first.close()
     clock.now += 40
-    b = second.close()
+    b = await second.close()
     clock.now += 300  # nobody
     third = await opened(shared)
     clock.now += 10
-    c = third.close()
+    c = await third.close()
     assert share(a) == (*CREATION, *storage(130))
     assert share(b) == (0, 0, *storage(70))
     assert share(c) == (0, 0, *storage(310))
@@ -134,46 +144,46 @@ async def test_strategies_with_the_same_content_share_one_account(registry: Cach
     first = await opened(strategy(registry, clock))
     second = await opened(strategy(registry, clock))
     clock.now += 10
-    assert share(first.close()) == (*CREATION, *storage(5))
-    assert share(second.close()) == (0, 0, *storage(5))
+    assert share(await first.close()) == (*CREATION, *storage(5))
+    assert share(await second.close()) == (0, 0, *storage(5))
 
 
 async def test_what_is_paid_is_remembered_over_restarts(tmp_path: Path, clock: Clock) -> None:
-    before = CacheRegistry(tmp_path / "caches.db")
+    before = SqliteCacheRegistry(tmp_path / "caches.db")
     account = await opened(strategy(before, clock))
     clock.now += 100
-    account.close()
+    await account.close()
     before.close()
     clock.now += 50
-    after = CacheRegistry(tmp_path / "caches.db")
+    after = SqliteCacheRegistry(tmp_path / "caches.db")
     account = await opened(strategy(after, clock))
     clock.now += 25
-    assert share(account.close()) == (0, 0, *storage(75))
+    assert share(await account.close()) == (0, 0, *storage(75))
     after.close()
 
 
 async def test_two_processes_pay_each_second_once(tmp_path: Path, clock: Clock) -> None:
-    ours, theirs = CacheRegistry(tmp_path / "caches.db"), CacheRegistry(tmp_path / "caches.db")
+    ours, theirs = SqliteCacheRegistry(tmp_path / "caches.db"), SqliteCacheRegistry(tmp_path / "caches.db")
     first = await opened(strategy(ours, clock))
     second = await opened(strategy(theirs, clock))
     clock.now += 100
-    total = first.close() + second.close()
+    total = await first.close() + await second.close()
     assert share(total) == (*CREATION, *storage(100))
 
 
 async def test_what_another_process_takes_at_the_same_moment_is_its_own(tmp_path: Path, clock: Clock) -> None:
-    theirs = CacheRegistry(tmp_path / "caches.db")
+    theirs = SqliteCacheRegistry(tmp_path / "caches.db")
 
-    class Slow(CacheRegistry):
+    class Slow(SqliteCacheRegistry):
         """Another process settles between our look at the file and our own settling."""
 
         interrupt = False
 
-        def reload(self, provider: str, fingerprint: str) -> CacheRecord | None:
-            record = super().reload(provider, fingerprint)
+        async def reload(self, provider: str, fingerprint: str) -> CacheRecord | None:
+            record = await super().reload(provider, fingerprint)
             if self.interrupt:
                 self.interrupt = False
-                taken.extend(theirs.collect(provider, fingerprint, clock.now))
+                taken.extend(await theirs.collect(provider, fingerprint, clock.now))
             return record
 
     taken: list[Charge] = []
@@ -181,7 +191,7 @@ async def test_what_another_process_takes_at_the_same_moment_is_its_own(tmp_path
     account = await opened(strategy(ours, clock))
     clock.now += 10
     ours.interrupt = True
-    assert share(account.close()) == (0, 0, 0, 0)
+    assert share(await account.close()) == (0, 0, 0, 0)
     assert [(charge.until - charge.since, charge.created) for charge in taken] == [(10, True)]
 
 
@@ -192,12 +202,12 @@ async def test_a_renewal_loses_nothing_that_was_paid(registry: CacheRegistry, cl
     cache = cache_of(shared)
     stale = cache.record
     assert stale is not None
-    first.close()
-    registry.put(stale)  # as a renewal does that began before
+    await first.close()
+    await registry.put(stale)  # as a renewal does that began before
     await cache.renew(7200)
     clock.now += 7000
     second = await opened(shared)
-    receipt = second.close()
+    receipt = await second.close()
     assert share(receipt) == (0, 0, *storage(7000)), "it lives beyond its first hour"
 
 
@@ -207,11 +217,11 @@ async def test_a_cache_that_expires_and_is_made_anew_is_paid_twice_and_no_second
     shared = strategy(registry, clock)
     first = await opened(shared)
     clock.now += 600
-    a = first.close()
+    a = await first.close()
     clock.now += 2 * HOUR  # expired after 3000 s of it
     second = await opened(shared)
     clock.now += 60
-    b = second.close()
+    b = await second.close()
     assert share(a) == (*CREATION, *storage(600))
     assert share(b) == (*CREATION, *storage(3000 + 60))
 
@@ -222,7 +232,7 @@ async def test_a_cache_that_expires_while_a_batch_is_open(registry: CacheRegistr
     clock.now += HOUR + 100
     await cache_of(shared).ensure()
     clock.now += 10
-    receipt = account.close()
+    receipt = await account.close()
     assert share(receipt) == (2 * CREATION[0], 2 * CREATION[1], *storage(HOUR + 10))
 
 
@@ -232,12 +242,12 @@ async def test_a_deleted_cache_costs_until_then(registry: CacheRegistry, clock: 
     clock.now += 100
     assert await cache_of(shared).delete()
     clock.now += 100
-    receipt = account.close()
+    receipt = await account.close()
     assert share(receipt) == (*CREATION, *storage(100))
     assert receipt.storage_until_expiry_nano_usd == 0
     clock.now += 100
     account = await opened(shared)
-    assert share(account.close()) == (*CREATION, 0, 0)
+    assert share(await account.close()) == (*CREATION, 0, 0)
 
 
 async def test_a_cache_that_its_provider_has_lost_costs_until_that_is_known(
@@ -253,7 +263,7 @@ async def test_a_cache_that_its_provider_has_lost_costs_until_that_is_known(
     _, reused = await cache_of(shared).create_or_reuse()
     assert not reused
     clock.now += 10
-    assert share(account.close()) == (2 * CREATION[0], 2 * CREATION[1], *storage(110))
+    assert share(await account.close()) == (2 * CREATION[0], 2 * CREATION[1], *storage(110))
 
 
 async def test_what_nobody_has_used_is_the_next_batchs_though_others_cleared_it_away(
@@ -266,13 +276,13 @@ async def test_what_nobody_has_used_is_the_next_batchs_though_others_cleared_it_
     await cache_of(other).ensure()  # clears away what has expired
     assert registry.get("simulated", cache_of(shared).fingerprint) is None
     account = await opened(shared)
-    assert share(account.close()) == (2 * CREATION[0], 2 * CREATION[1], *storage(HOUR))
+    assert share(await account.close()) == (2 * CREATION[0], 2 * CREATION[1], *storage(HOUR))
 
 
 async def test_a_cache_that_was_found_costs_from_first_sight(registry: CacheRegistry, clock: Clock) -> None:
     shared = strategy(registry, clock)
     record, _ = await cache_of(shared).create_or_reuse()
-    registry.remove(record.provider, record.fingerprint)
+    await registry.remove(record)
     clock.now += 500
     found = CacheRecord(
         record.provider,
@@ -285,16 +295,16 @@ async def test_a_cache_that_was_found_costs_from_first_sight(registry: CacheRegi
         record.total_token_count,
         accounted_until=clock.now,
     )
-    registry.put(found)
+    await registry.put(found)
     clock.now += 20
     account = await opened(shared)
     clock.now += 20
-    assert share(account.close()) == (0, 0, *storage(40))
+    assert share(await account.close()) == (0, 0, *storage(40))
 
 
 async def test_a_file_of_a_version_without_accounts_moves_forward(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "caches.db"
-    shared = strategy(CacheRegistry(), clock)
+    shared = strategy(SqliteCacheRegistry(), clock)
     old = sqlite3.connect(path)
     old.execute(
         "CREATE TABLE caches (provider TEXT, fingerprint TEXT, name TEXT NOT NULL, model TEXT NOT NULL,"
@@ -306,12 +316,12 @@ async def test_a_file_of_a_version_without_accounts_moves_forward(tmp_path: Path
     old.commit()
     old.close()
     for _ in range(2):
-        registry = CacheRegistry(path)
-        assert registry.list() == [CacheRecord(*values)]
+        registry = SqliteCacheRegistry(path)
+        assert await registry.list() == [CacheRecord(*values)]
         registry.close()
-    registry = CacheRegistry(path)
+    registry = SqliteCacheRegistry(path)
     account = await opened(strategy(registry, clock))
-    assert share(account.close()) == (*CREATION, *storage(100))
+    assert share(await account.close()) == (*CREATION, *storage(100))
     registry.close()
 
 
@@ -319,16 +329,16 @@ async def test_a_clock_that_is_set_back_costs_nothing(registry: CacheRegistry, c
     shared = strategy(registry, clock)
     account = await opened(shared)
     clock.now -= 500
-    assert share(account.close()) == (*CREATION, 0, 0)
+    assert share(await account.close()) == (*CREATION, 0, 0)
     clock.now += 510
     account = await opened(shared)
-    assert share(account.close()) == (0, 0, *storage(10))
+    assert share(await account.close()) == (0, 0, *storage(10))
 
 
 async def test_caches_without_prices_are_in_no_receipt(registry: CacheRegistry, clock: Clock) -> None:
     account = await opened(strategy(registry, clock, pricing=None))
     clock.now += 100
-    assert account.close() == Receipt()
+    assert await account.close() == Receipt()
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["no storage price", "no price at all"])
@@ -344,7 +354,7 @@ async def test_an_unknown_price_is_no_cost(registry: CacheRegistry, clock: Clock
 
     account = await opened(strategy(registry, clock, pricing=Unknown()))
     clock.now += 100
-    receipt = account.close()
+    receipt = await account.close()
     assert receipt.total_nano_usd is None
     assert receipt.unpriced_token_seconds == receipt.cache_storage_token_seconds == TOKENS * 100
     assert receipt.unpriced_tokens == (0 if known else TOKENS)
@@ -360,9 +370,57 @@ async def test_a_registry_that_cannot_be_written_costs_no_item(
     registry.close()
     account = CacheAccount()
     with caplog.at_level(logging.WARNING, "batch_llm"):
-        account.use(cache_of(shared))
-        assert share(account.close()) == (0, 0, 0, 0)
+        await account.use(cache_of(shared))
+        assert share(await account.close()) == (0, 0, 0, 0)
     assert "the costs of a context cache cannot be settled now" in caplog.text
+
+
+async def test_what_is_being_asked_for_is_shared_by_those_who_were_open() -> None:
+    ledger, charge, paid = CacheLedger(), Charge(1, 0.0, 10.0, created=False), []
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def nothing() -> list[Charge]:
+        return []
+
+    async def slow() -> list[Charge]:
+        asked.set()
+        await answer.wait()
+        return [charge]
+
+    def first(*given: Any) -> None:
+        paid.append(("first", *given))
+
+    def second(*given: Any) -> None:
+        paid.append(("second", *given))
+
+    await ledger.open(first, nothing)
+    opening = asyncio.create_task(ledger.open(second, slow))
+    await asked.wait()
+    closing = asyncio.create_task(ledger.close(first, nothing))
+    await asyncio.sleep(0)
+    answer.set()
+    await asyncio.gather(opening, closing)
+    assert paid == [("first", charge, 0, 1)]
+
+
+async def test_what_was_asked_for_is_paid_though_who_asked_was_cancelled(tmp_path: Path, clock: Clock) -> None:
+    class Slow(SqliteCacheRegistry):
+        async def collect(self, provider: str, fingerprint: str, now: float) -> Sequence[Charge]:
+            charges = await super().collect(provider, fingerprint, now)
+            await asyncio.sleep(1)
+            return charges
+
+    registry = Slow(tmp_path / "caches.db")
+    shared = strategy(registry, clock)
+    first, second = await opened(shared), CacheAccount()
+    clock.now += 10
+    item = asyncio.create_task(second.use(cache_of(shared)))
+    await asyncio.sleep(0.5)
+    item.cancel()
+    await asyncio.wait([item])
+    clock.now += 10
+    assert share(await first.close() + await second.close()) == (*CREATION, *storage(20))
+    registry.close()
 
 
 # -- every order of events -------------------------------------------------------------------------------------------
@@ -375,7 +433,7 @@ steps = st.lists(
 
 @given(steps)
 async def test_all_batches_together_pay_the_bill(steps: list[tuple[str, int, int]]) -> None:
-    clock, registry = Clock(), CacheRegistry()
+    clock, registry = Clock(), SqliteCacheRegistry()
     shared = strategy(registry, clock, ROUGH)
     batches: dict[int, CacheAccount] = {}
     closed = Receipt()
@@ -408,13 +466,13 @@ async def test_all_batches_together_pay_the_bill(steps: list[tuple[str, int, int
             end_life(min(clock.now, record.expire_time))
             await cache_of(shared).delete()
         elif what == "close" and number in batches:
-            closed.add(batches.pop(number).close())
+            closed.add(await batches.pop(number).close())
     final = await opened(shared) if cache_of(shared).usable is not None else None
     record = cache_of(shared).record
     if record is not None:
         end_life(min(clock.now, record.expire_time))
     for account in [*batches.values(), *([final] if final is not None else [])]:
-        closed.add(account.close())
+        closed.add(await account.close())
     if final is None and not batches:
         return  # something may be owed still; nobody has come who pays it
     assert share(closed)[:2] == (created * CREATION[0], created * CREATION[1])

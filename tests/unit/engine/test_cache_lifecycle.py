@@ -14,8 +14,9 @@ from batch_llm.caching import (
     CacheState,
     ContextCache,
     CreatedCache,
+    SqliteCacheRegistry,
 )
-from batch_llm.model import BatchLLMError, CacheGoneError, ErrorReason
+from batch_llm.model import BatchLLMError, CacheGoneError, ErrorReason, ProviderError
 
 
 def now() -> float:
@@ -71,7 +72,7 @@ def backend() -> Backend:
 
 @pytest.fixture
 def registry() -> CacheRegistry:
-    return CacheRegistry()
+    return SqliteCacheRegistry()
 
 
 def cache(backend: Backend, registry: CacheRegistry, fingerprint: str = "f", **policy: Any) -> ContextCache:
@@ -139,11 +140,11 @@ async def test_a_cache_is_created_once_though_many_need_it(backend: Backend, reg
 
 
 async def test_a_reopened_registry_still_knows_it(backend: Backend, tmp_path: Path) -> None:
-    first = CacheRegistry(tmp_path / "caches")
+    first = SqliteCacheRegistry(tmp_path / "caches")
     made, reused = await cache(backend, first).create_or_reuse()
     assert not reused
     first.close()
-    second = CacheRegistry(tmp_path / "caches")
+    second = SqliteCacheRegistry(tmp_path / "caches")
     assert await cache(backend, second).create_or_reuse() == (made, True)
     await cache(backend, second).ensure()
     assert backend.calls == ["create"]
@@ -357,10 +358,10 @@ async def test_creating_drops_what_has_expired_at_the_same_provider_only(
 ) -> None:
     await cache(backend, registry, "old").ensure()
     await cache(backend, registry, "young", ttl_seconds=5000).ensure()
-    registry.put(CacheRecord("other", "x", "x-1", "m", "s", 0, now() + 1, 1))
+    await registry.put(CacheRecord("other", "x", "x-1", "m", "s", 0, now() + 1, 1))
     await asyncio.sleep(1000)
     await cache(backend, registry, "new").ensure()
-    assert {record.name for record in registry.list()} == {"young-2", "x-1", "new-3"}
+    assert {record.name for record in await registry.list()} == {"young-2", "x-1", "new-3"}
     assert backend.alive == {"young-2", "new-3"}
 
 
@@ -389,7 +390,7 @@ async def test_dropping_what_has_expired_never_forgets_what_has_just_been_made(
     await asyncio.sleep(0.5)
     backend.latency = 0
     await asyncio.gather(making, dropping)
-    assert backend.alive == {record.name for record in registry.list()}, "paid for, and nobody knows of it"
+    assert backend.alive == {record.name for record in await registry.list()}, "paid for, and nobody knows of it"
     assert second.usable is not None
 
 
@@ -431,13 +432,45 @@ async def test_those_who_wait_for_a_creation_that_fails_are_told_and_the_next_tr
     assert backend.count("create") == 2
 
 
+async def test_a_time_limit_of_the_providers_is_not_taken_for_ours(backend: Backend, registry: CacheRegistry) -> None:
+    backend.failing["create"] = TimeoutError("no answer within 60 s")
+    with pytest.raises(TimeoutError, match="no answer within 60 s"):
+        await cache(backend, registry).create_or_reuse()
+    backend.latency = 601
+    with pytest.raises(ProviderError, match=r"took longer than 600 s; try again") as refused:
+        await cache(backend, registry, "g").create_or_reuse()
+    assert refused.value.reason is ErrorReason.PROVIDER_TIMEOUT
+
+
+async def test_a_registry_that_cannot_be_asked_keeps_nobody_from_a_known_cache(
+    backend: Backend, registry: CacheRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unreachable:
+        async def __call__(self, *_: object) -> Any:
+            raise ProviderError("the registry cannot be used now")
+
+    ours = cache(backend, registry)
+    await ours.ensure()
+    for method in ("reload", "put", "remove", "list", "collect", "claim", "unclaim"):
+        monkeypatch.setattr(registry, method, Unreachable())
+    await ours.ensure()
+    assert await ours.in_use() is not None
+    await ours.lost("f-1")
+    assert await ours.in_use() is not None, "who uses it finds out again that it is gone"
+    await asyncio.sleep(1000)
+    start = now()
+    outcomes = await asyncio.gather(*(ours.ensure() for _ in range(10)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ProviderError}
+    assert (now(), backend.calls) == (start, ["create"])
+
+
 # -- several processes with one registry -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def registries(tmp_path: Path) -> Iterator[list[CacheRegistry]]:
     """The registries of two processes, on one file."""
-    both = [CacheRegistry(tmp_path / "caches") for _ in range(2)]
+    both = [SqliteCacheRegistry(tmp_path / "caches") for _ in range(2)]
     yield both
     for each in both:
         each.close()
@@ -454,9 +487,12 @@ async def test_one_process_creates_and_the_other_waits_for_it(registries: list[C
 async def test_a_process_that_died_while_it_created_holds_nobody_up_for_long(
     backend: Backend, registries: list[CacheRegistry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def no_time_for_that(*_: object) -> None:
+        pass
+
     dying = asyncio.create_task(cache(Backend(500), registries[0]).ensure())
     await asyncio.sleep(100)
-    monkeypatch.setattr(registries[0], "unclaim", lambda *_: None)
+    monkeypatch.setattr(registries[0], "unclaim", no_time_for_that)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await asyncio.wait([dying])
@@ -479,6 +515,43 @@ async def test_two_processes_that_renew_what_is_gone_make_one_new_cache(
     renewed = await asyncio.gather(one.renew(), two.renew())
     assert [(record.name, recreated) for record, recreated in renewed] == [("f-2", True)] * 2
     assert backend.count("create") == 2
+
+
+async def test_a_cache_that_both_use_is_renewed_by_one(backend: Backend, registries: list[CacheRegistry]) -> None:
+    caches = [cache(backend, registry) for registry in registries]
+    await asyncio.gather(*(each.ensure() for each in caches))
+    await asyncio.sleep(950)
+    for _ in range(2):
+        await asyncio.gather(*(each.ensure() for each in caches))
+        await asyncio.gather(*(each.join() for each in caches))
+    assert backend.calls == ["create", "renew"]
+
+
+async def test_a_cache_that_another_process_deleted_is_made_anew_though_it_would_not_be_renewed(
+    backend: Backend, registries: list[CacheRegistry]
+) -> None:
+    one, two = (cache(backend, registry, auto_renew=False) for registry in registries)
+    await one.ensure()
+    await two.ensure()
+    await one.delete()
+    await two.look()
+    assert (await two.in_use(), backend.calls) == (two.record, ["create", "drop", "create"])
+    assert name_of(two) == "f-2"
+
+
+async def test_what_is_made_just_before_the_claim_is_ours_is_used(
+    backend: Backend, registries: list[CacheRegistry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (cache(backend, registry) for registry in registries)
+    claim = registries[0].claim
+
+    async def late(*arguments: Any) -> bool:
+        await two.ensure()
+        return await claim(*arguments)
+
+    monkeypatch.setattr(registries[0], "claim", late)
+    await one.ensure()
+    assert (backend.calls, name_of(one)) == (["create"], "f-1")
 
 
 async def test_a_claim_ends_with_the_creation(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batch_llm import ErrorReason, GeminiCachedStrategy, GeminiStrategy, ProviderError
-from batch_llm.caching import CacheRegistry
+from batch_llm.caching import SqliteCacheRegistry
 
 pytest.importorskip("google.genai")
 
@@ -28,7 +28,7 @@ def plain(**more: Any) -> Any:
 
 def cached(**more: Any) -> Any:
     arguments = {"model": MODEL, "client": Connection(api_key=KEY), "cached_content": ["text"], **more}
-    arguments["registry"] = CacheRegistry()
+    arguments["registry"] = SqliteCacheRegistry()
     return GeminiCachedStrategy(arguments.pop("model"), arguments.pop("client"), **arguments)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from batch_llm.caching import CacheRegistry
+from batch_llm.caching import SqliteCacheRegistry
 from batch_llm.executor import Executor, Work
 from batch_llm.model import AnyResult
 from batch_llm.sidecar.batch_service import BatchServicer
@@ -24,7 +24,7 @@ class Broken(Executor):
 
 
 async def test_an_engine_that_fails_on_a_single_item_answers_with_a_result(tmp_path: Path) -> None:
-    catalogue = Catalogue(Providers({"sim": SimulatedProvider()}, CacheRegistry(), tmp_path))
+    catalogue = Catalogue(Providers({"sim": SimulatedProvider()}, SqliteCacheRegistry(), tmp_path))
     kept = journal(JournalSettings(url="memory"), tmp_path)
     registrations = Registrations(catalogue, kept)
     entry, _ = await registrations.register(StrategySpec(name="echo", provider="sim"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from batch_llm.caching import CacheRegistry
+from batch_llm.caching import SqliteCacheRegistry
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.sidecar.catalogue import Catalogue, Entry, check_spec
 from batch_llm.sidecar.providers import Providers
@@ -15,7 +15,7 @@ FIELDS: dict[str, Any] = {"provider": "sim", "system_instruction": "Label it.", 
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Catalogue:
-    return Catalogue(Providers({"sim": SimulatedProvider()}, CacheRegistry(), tmp_path))
+    return Catalogue(Providers({"sim": SimulatedProvider()}, SqliteCacheRegistry(), tmp_path))
 
 
 def add(catalogue: Catalogue, name: str, fields: dict[str, Any]) -> Entry:
@@ -109,7 +109,7 @@ def test_strategies_of_one_provider_share_its_limit(catalogue: Catalogue) -> Non
 
 def test_what_a_strategy_alone_can_see_is_told_by_name(tmp_path: Path) -> None:
     gemini = GeminiProvider(project="p", location="l")
-    catalogue = Catalogue(Providers({"g": gemini}, CacheRegistry(), tmp_path))
+    catalogue = Catalogue(Providers({"g": gemini}, SqliteCacheRegistry(), tmp_path))
     fields = {"provider": "g", "model": "m", "cached_content": ["a"]}
     spec = StrategySpec.model_validate(fields).model_copy(update={"cached_content": (" ",)})
     with pytest.raises(ConfigError, match=r"^strategies\.triage\.cached_content\[0\] must be a text"):
@@ -118,7 +118,7 @@ def test_what_a_strategy_alone_can_see_is_told_by_name(tmp_path: Path) -> None:
 
 def test_a_gemini_model_has_one_quota_however_it_is_called(tmp_path: Path) -> None:
     gemini = GeminiProvider(project="p", location="l")
-    catalogue = Catalogue(Providers({"g": gemini}, CacheRegistry(), tmp_path))
+    catalogue = Catalogue(Providers({"g": gemini}, SqliteCacheRegistry(), tmp_path))
     plain, *others, another = (
         add(catalogue, f"s{number}", {"provider": "g", "model": model}).shared.scope
         for number, model in enumerate(("x", "models/x", "publishers/google/models/x", "y"))

@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from batch_llm.caching import CacheRecord, CacheRegistry, CacheState
+from batch_llm.caching import CacheRecord, CacheState, SqliteCacheRegistry
 from batch_llm.journal.store import Registration
 from batch_llm.model import BatchTotals, ErrorReason, Receipt, TokenUsage, WorkItemResult
 from batch_llm.sidecar import mapping
@@ -51,7 +51,7 @@ FULL: dict[str, Any] = {
 @pytest.fixture
 def register(tmp_path: Path) -> Register:
     providers = {"sim": SimulatedProvider(), "local": LocalProvider()}
-    catalogue = Catalogue(Providers(providers, CacheRegistry(), tmp_path))
+    catalogue = Catalogue(Providers(providers, SqliteCacheRegistry(), tmp_path))
     return lambda fields: catalogue.add(
         catalogue.make("triage", check_spec("triage", fields), Registration("triage", b""))
     )

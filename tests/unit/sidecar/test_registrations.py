@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batch_llm.caching import CacheRegistry
+from batch_llm.caching import SqliteCacheRegistry
 from batch_llm.executor import Executor
 from batch_llm.journal.memory import MemoryStore
 from batch_llm.journal.sqlite import SqliteStore
@@ -68,7 +68,7 @@ class House:
         self.store = Store(self.folder / "journal.db")
         await self.store.open()
         self.writer = JournalWriter(self.store)
-        self.catalogue = Catalogue(Providers(providers, CacheRegistry(), self.folder))
+        self.catalogue = Catalogue(Providers(providers, SqliteCacheRegistry(), self.folder))
         self.catalogue.declare(file or {})
         journal = Journal(self.store, self.writer, "me", 30)
         self.registrations = Registrations(self.catalogue, journal, allowed=allowed)
@@ -322,7 +322,7 @@ class Member:
     """A sidecar of a fleet."""
 
     def __init__(self, store: Shared, name: str, folder: Path) -> None:
-        self.catalogue = Catalogue(Providers(SIM, CacheRegistry(), folder))
+        self.catalogue = Catalogue(Providers(SIM, SqliteCacheRegistry(), folder))
         self.catalogue.declare({"filed": Spec(provider="sim")})
         journal = Journal(store, JournalWriter(store), name, 30)
         self.registrations = Registrations(self.catalogue, journal)

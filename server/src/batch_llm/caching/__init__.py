@@ -13,7 +13,8 @@ from .policy import (
     CreatedCache,
     cache_state,
 )
-from .registry import CacheRecord, CacheRegistry, shared_registry
+from .registry import CacheRecord, CacheRegistry
+from .sqlite_registry import SqliteCacheRegistry, shared_registry
 
 __all__ = [
     "DEFAULT_RENEWAL_BUFFER_SECONDS",
@@ -29,6 +30,7 @@ __all__ = [
     "Charge",
     "ContextCache",
     "CreatedCache",
+    "SqliteCacheRegistry",
     "cache_state",
     "fingerprint",
     "shared_registry",

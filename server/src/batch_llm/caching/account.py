@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_llm.model import Pricing, Receipt
+from batch_llm.sync import Lock
 
 if TYPE_CHECKING:
     from .lifecycle import ContextCache
 
 logger = logging.getLogger("batch_llm")
+
+Pay = Callable[["Charge", int, int], None]
+Unpaid = Callable[[], Awaitable[Sequence["Charge"]]]
 
 _PICO_IN_NANO = 1000
 _MILLISECONDS_IN_HOUR = 3_600_000
@@ -40,27 +44,31 @@ class CacheLedger:
 
     def __init__(self) -> None:
         self.advised = ""
-        self._open: list[Callable[[Charge, int, int], None]] = []
+        self._open: list[Pay] = []
+        # Else a batch could close, and open ones change, between the taking of a charge and its sharing out.
+        self._lock = Lock()
 
-    def open(self, pay: Callable[[Charge, int, int], None], unpaid: Iterator[Charge]) -> None:
+    async def open(self, pay: Pay, unpaid: Unpaid) -> None:
         """Have a batch pay from now on, and for what passed while none was open."""
-        try:
-            self.settle(unpaid)
-        finally:
-            self._open.append(pay)
+        async with self._lock:
+            try:
+                await self._settle(unpaid)
+            finally:
+                self._open.append(pay)
 
-    def close(self, pay: Callable[[Charge, int, int], None], unpaid: Iterator[Charge]) -> None:
+    async def close(self, pay: Pay, unpaid: Unpaid) -> None:
         """Have a batch pay for the last time."""
-        try:
-            self.settle(unpaid)
-        finally:
-            self._open.remove(pay)
+        async with self._lock:
+            try:
+                await self._settle(unpaid)
+            finally:
+                self._open.remove(pay)
 
-    def settle(self, unpaid: Iterator[Charge]) -> None:
+    async def _settle(self, unpaid: Unpaid) -> None:
         """Share out charges among the open batches; without any they wait."""
         if not self._open:
             return
-        for charge in unpaid:
+        for charge in await unpaid():
             for number, pay in enumerate(self._open):
                 pay(charge, number, len(self._open))
 
@@ -73,13 +81,13 @@ class CacheAccount:
         self._uses: dict[CacheLedger, _Use] = {}
         self._closed = False
 
-    def use(self, cache: ContextCache | None) -> None:
+    async def use(self, cache: ContextCache | None) -> None:
         """Note that an item is about to use a cache; the first time opens the batch's share of it."""
         if cache is None or cache.pricing is None or cache.ledger in self._uses or self._closed:
             return
         use = self._uses[cache.ledger] = _Use(cache, cache.pricing, self.receipt)
         try:
-            cache.ledger.open(use.pay, cache.unpaid())
+            await cache.settle(use.open)
         except Exception:
             # Nothing is lost: whoever settles next finds it.
             logger.warning("the costs of a context cache cannot be settled now", exc_info=True)
@@ -90,13 +98,13 @@ class CacheAccount:
         if use is not None:
             use.add_hits(receipt)
 
-    def close(self) -> Receipt:
+    async def close(self) -> Receipt:
         """Settle up to now and close; the batch's share. Closing again changes nothing."""
         if not self._closed:
             self._closed = True
-            for ledger, use in self._uses.items():
+            for use in self._uses.values():
                 try:
-                    ledger.close(use.pay, use.cache.unpaid())
+                    await use.cache.settle(use.close)
                     use.look_ahead()
                     use.advise()
                 except Exception:
@@ -112,6 +120,14 @@ class _Use:
         self._pricing = pricing
         self._receipt = receipt
         self._saved: int | None = 0
+
+    async def open(self, unpaid: Unpaid) -> None:
+        """Pay from now on."""
+        await self.cache.ledger.open(self.pay, unpaid)
+
+    async def close(self, unpaid: Unpaid) -> None:
+        """Pay for the last time."""
+        await self.cache.ledger.close(self.pay, unpaid)
 
     def pay(self, charge: Charge, number: int, of: int) -> None:
         """Take the part with this number, from 0, of `of` equal parts of a charge."""

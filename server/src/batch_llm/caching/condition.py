@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from batch_llm.sync import Lock
 
 if TYPE_CHECKING:
     from .policy import CacheRefusedError
+
+_FIRST_BACKOFF_SECONDS = 0.1
+_LONGEST_BACKOFF_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -36,3 +40,36 @@ class CacheCondition:
     renewing: bool = False
     renew_again_at: float = 0.0
     deletions: int = 0
+
+    def is_usable(self) -> None:
+        """Forget what has gone wrong before there was a cache."""
+        self.refused = self.failure = None
+        self.failed_in_row = 0
+
+    def note_failure(self, error: Exception) -> None:
+        """Note that a creation failed; the next one waits."""
+        self.failures += 1
+        self.failed_in_row += 1
+        self.failure = error
+        wait = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(self.failed_in_row - 1, 10))
+        self.create_again_at = _monotonic() + wait
+
+    def failed_since(self, failures: int) -> None:
+        """Raise the failure of a creation that the caller has waited for.
+
+        Args:
+            failures: as it was when the caller came.
+        """
+        if self.failure is not None and self.failures > failures:
+            raise self.failure.with_traceback(None)
+
+    async def back_off(self) -> None:
+        """After a creation that failed: wait, or fail at once where another try would not help."""
+        while self.failure is not None and (wait := self.create_again_at - _monotonic()) > 0:
+            if not getattr(self.failure, "retryable", True):
+                raise self.failure.with_traceback(None)
+            await asyncio.sleep(wait)
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()

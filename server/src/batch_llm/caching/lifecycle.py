@@ -5,32 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from batch_llm.model import BatchLLMError, CacheGoneError, ErrorReason, Pricing, ProviderError
-from batch_llm.sync import Flight
 
-from .account import Charge
+from .account import Charge, Unpaid
+from .claim import Claim
+from .expired import drop_expired
+from .operations import Operations
 from .policy import CacheBackend, CachePolicy, CacheRefusedError, CacheState, CreatedCache, cache_state
 from .registry import CacheRecord, CacheRegistry
 
 logger = logging.getLogger("batch_llm")
 
-T = TypeVar("T")
-
 _RENEW_AGAIN_SECONDS = 30.0
-_FIRST_BACKOFF_SECONDS = 0.1
-_LONGEST_BACKOFF_SECONDS = 60.0
-_LONGEST_SECONDS = 600.0  # for one operation
 _LOOK_AGAIN_SECONDS = 0.25
-_CLAIM_SECONDS = 10.0  # after so long without a sign of life another process takes it that a creator is gone
-
-
-def _monotonic() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class ContextCache:
@@ -69,13 +61,14 @@ class ContextCache:
         self.pricing = pricing
         self.ledger = registry.ledger(provider, fingerprint)
         self._condition = registry.condition(provider, fingerprint)
+        self._claim = Claim(registry, provider, fingerprint, clock)
         self._backend = backend
         self._registry = registry
         self.provider = provider
         self.model = model
         self.strategy = strategy
         self._clock = clock
-        self._flights: set[Flight[Any]] = set()
+        self._operations = Operations(self._condition.lock, f"the {backend.cache_label} of strategy {strategy!r}")
         self._last_seen: CacheRecord | None = None
         self._struck = ""
         self._gone_by_delete = False
@@ -85,9 +78,17 @@ class ContextCache:
         """Seconds since the epoch, by the cache's clock."""
         return self._clock()
 
-    def unpaid(self) -> Iterator[Charge]:
-        """What no batch has paid for until now; what is taken from it counts as paid."""
-        return self._registry.collect(self.provider, self.fingerprint, self._clock())
+    async def settle(self, step: Callable[[Unpaid], Coroutine[Any, Any, None]]) -> None:
+        """Have batches pay, by a step that is given a way to what no batch has paid for until now.
+
+        Once begun it finishes, though the caller is cancelled: what the step has asked for counts as paid.
+        """
+        now = self._clock()
+
+        async def unpaid() -> Sequence[Charge]:
+            return await self._registry.collect(self.provider, self.fingerprint, now)
+
+        await self._operations.start(step(unpaid), f"account-of-{self.strategy}").wait()
 
     @property
     def refused(self) -> CacheRefusedError | None:
@@ -98,6 +99,10 @@ class ContextCache:
     def record(self) -> CacheRecord | None:
         """The cache as it is known, expired or not; None if there is none."""
         return self._registry.get(self.provider, self.fingerprint)
+
+    async def look(self) -> CacheRecord | None:
+        """The cache as the registry has it now."""
+        return await self._registry.reload(self.provider, self.fingerprint)
 
     @property
     def usable(self) -> CacheRecord | None:
@@ -131,12 +136,15 @@ class ContextCache:
         """
         if self.refused is not None:
             return
-        record = self.record
+        record = await self._registry.look(self.provider, self.fingerprint)
+        now = self._clock()
+        if record is None or record.expire_time <= now:
+            record = await self.look()  # another process may have renewed it, or made it anew
         if record is None and not self.policy.auto_renew and not self._gone_by_delete:
             # An expired cache may have been cleared away meanwhile; it has expired all the same.
-            record = self._last_seen
+            seen = self._last_seen
+            record = seen if seen is not None and seen.expire_time <= now else None
         self._last_seen = record
-        now = self._clock()
         remaining = record.expire_time - now if record is not None else 0.0
         if record is not None and remaining > 0 and not self._backend.lost_cache(record):
             self._tell_of(record)
@@ -149,19 +157,11 @@ class ContextCache:
                 "call CreateOrReuse or Renew, or set auto_renew = true",
                 reason=ErrorReason.CACHE_EXPIRED,
             )
-        await self._back_off()
+        await self._condition.back_off()
         try:
             await self.create_or_reuse()
         except CacheRefusedError:
             return  # items carry the content themselves; the log has said so
-
-    async def _back_off(self) -> None:
-        """After a creation that failed: wait, or fail at once where another try would not help."""
-        condition = self._condition
-        while condition.failure is not None and (wait := condition.create_again_at - _monotonic()) > 0:
-            if not getattr(condition.failure, "retryable", True):
-                raise condition.failure.with_traceback(None)
-            await asyncio.sleep(wait)
 
     async def create_or_reuse(self, ttl_seconds: float | None = None) -> tuple[CacheRecord, bool]:
         """The usable cache, created if there is none; and whether it was there.
@@ -174,37 +174,35 @@ class ContextCache:
         seen = condition.failures
 
         async def operation() -> tuple[CacheRecord, bool]:
-            if condition.failure is not None and condition.failures > seen:
-                raise condition.failure.with_traceback(None)  # of the creation that this caller has waited for
-            async with self._alone() as record:
-                if record is not None:
-                    self._reuses(record)
-                    return record, True
-                try:
-                    found = await self._find()
-                    if found is not None:
-                        self._reuses(found)
-                        return found, True
-                    created = await self._create(ttl_seconds)
-                except Exception as error:
-                    self._note_failure(error)
-                    raise
-            return created, False
+            condition.failed_since(seen)
+            try:
+                async with self._alone() as record:
+                    known = record or await self._find()
+                    if known is None:
+                        return await self._create(ttl_seconds), False
+            except Exception as error:
+                condition.note_failure(error)
+                raise
+            self._reuses(known)
+            return known, True
 
-        return await self._exclusively(operation)
+        return await self._operations.alone(operation, f"cache-of-{self.strategy}")
 
     async def lost(self, name: str) -> None:
         """Note that the provider has no cache of this name any more; the next `ensure` makes a new one."""
 
         async def operation() -> None:
-            record = self._registry.reload(self.provider, self.fingerprint)
+            record = await self.look()
             if record is not None and record.name == name:
                 logger.warning(
                     "the %s %s of strategy %r is gone before its time", self._backend.cache_label, name, self.strategy
                 )
-                self._strike(record)
+                await self._strike(record)
 
-        await self._exclusively(operation)
+        try:
+            await self._operations.alone(operation, f"cache-of-{self.strategy}")
+        except ProviderError as error:  # whoever uses it next finds out again
+            logger.warning("the %s %s is gone, and stays on record: %s", self._backend.cache_label, name, error)
 
     async def renew(
         self, ttl_seconds: float | None = None, *, only_within_buffer: bool = False
@@ -220,7 +218,7 @@ class ContextCache:
         """
 
         async def operation() -> tuple[CacheRecord, bool]:
-            record = self._registry.reload(self.provider, self.fingerprint)
+            record = await self.look()
             if record is None:
                 raise BatchLLMError(
                     f"strategy {self.strategy!r} has no context cache to renew; call CreateOrReuse",
@@ -231,17 +229,14 @@ class ContextCache:
                 return record, False
             if remaining <= 0 or not await self._backend.holds_cache(record):
                 return await self._create_alone(ttl_seconds), True
-            try:
-                expire_time = await self._backend.renew_cache(record, ttl_seconds or self.policy.ttl_seconds)
-            except CacheGoneError:
-                self._strike(record)
-                return await self._create_alone(ttl_seconds), True
-            renewed = replace(record, expire_time=expire_time)
-            self._registry.put(renewed)
-            logger.info("Renewed %s %s of strategy %r", self._backend.cache_label, record.name, self.strategy)
-            return renewed, False
+            if not only_within_buffer:
+                return await self._renew(record, ttl_seconds)
+            if not await self._claim.take():
+                return record, False  # another process is at it
+            async with self._claim.kept():
+                return await self._renew(record, ttl_seconds)
 
-        return await self._exclusively(operation)
+        return await self._operations.alone(operation, f"cache-of-{self.strategy}")
 
     async def delete(self) -> CacheRecord | None:
         """Delete the cache; None if there was none."""
@@ -254,7 +249,7 @@ class ContextCache:
             self._last_seen = None
             if condition.deletions > seen:
                 return None  # by the one that this caller has waited for
-            record = self._registry.reload(self.provider, self.fingerprint)
+            record = await self.look()
             doomed = [record] if record is not None else []
             if record is None:  # an earlier run's, however little life it has left; there may be several
                 doomed = [self._as_record(found) for found in await self._backend.find_caches(self.fingerprint)]
@@ -262,46 +257,38 @@ class ContextCache:
                 await self._backend.drop_cache(each)
                 logger.info("Deleted %s %s of strategy %r", self._backend.cache_label, each.name, self.strategy)
             if record is not None:
-                self._forget(record)
+                await self._forget(record)
             condition.deletions += 1
             return doomed[0] if doomed else None
 
-        return await self._exclusively(operation)
+        return await self._operations.alone(operation, f"cache-of-{self.strategy}")
 
     async def join(self) -> None:
         """Wait for operations that are under way."""
-        for flight in list(self._flights):
-            with suppress(Exception):  # whoever waited for it has been told
-                await flight.wait()
+        await self._operations.join()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[CacheRecord | None]:
         """Be the only process that creates it; gives the cache if there is a usable one."""
-        while True:
-            record = self._registry.reload(self.provider, self.fingerprint)
-            if record is not None and self._clock() < record.expire_time and await self._backend.holds_cache(record):
-                yield record
-                return
-            if self._claim():
-                break
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-        alive = asyncio.create_task(self._keep_claim(), name=f"claim-cache-{self.strategy}")
-        try:
-            yield None
-        finally:
-            alive.cancel()
-            self._registry.unclaim(self.provider, self.fingerprint)
+        record = await self._usable_now()
+        while record is None:
+            if await self._claim.take():
+                async with self._claim.kept():
+                    record = await self._usable_now()  # made just before the claim was ours
+                    if record is None:
+                        yield None
+                        return
+            else:
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                record = await self._usable_now()
+        yield record
 
-    def _claim(self) -> bool:
-        return self._registry.claim(self.provider, self.fingerprint, self._clock(), _CLAIM_SECONDS)
-
-    async def _keep_claim(self) -> None:
-        while True:
-            await asyncio.sleep(_CLAIM_SECONDS / 4)
-            with suppress(ProviderError):  # another process is writing; there is time for a few more
-                self._claim()
+    async def _usable_now(self) -> CacheRecord | None:
+        record = await self._registry.reload(self.provider, self.fingerprint)
+        usable = record is not None and self._clock() < record.expire_time and await self._backend.holds_cache(record)
+        return record if usable else None
 
     async def _find(self) -> CacheRecord | None:
         """Adopt a cache that the provider has and the registry does not know, if it has enough life left."""
@@ -309,7 +296,7 @@ class ContextCache:
             # A provider may go on listing one that it does not know any more, or does not let us use.
             enough = found.expire_time - self._clock() > self.policy.renewal_buffer_seconds
             if enough and found.name != self._struck:
-                return self._record(found, accounted_until=self._clock())
+                return await self._record(found, accounted_until=self._clock())
         return None
 
     def _reuses(self, record: CacheRecord) -> None:
@@ -317,20 +304,9 @@ class ContextCache:
         self._tell_of(record)
 
     def _is_usable(self, record: CacheRecord) -> None:
-        """Forget what has gone wrong before there was one."""
         self._last_seen = record
         self._gone_by_delete = False
-        condition = self._condition
-        condition.refused = condition.failure = None
-        condition.failed_in_row = 0
-
-    def _note_failure(self, error: Exception) -> None:
-        condition = self._condition
-        condition.failures += 1
-        condition.failed_in_row += 1
-        condition.failure = error
-        wait = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(condition.failed_in_row - 1, 10))
-        condition.create_again_at = _monotonic() + wait
+        self._condition.is_usable()
 
     def _tell_of(self, record: CacheRecord) -> None:
         if record.name != self._told_of:  # once, not for every item that uses it
@@ -344,8 +320,19 @@ class ContextCache:
             self._reuses(record)  # another process was faster
             return record
 
+    async def _renew(self, record: CacheRecord, ttl_seconds: float | None) -> tuple[CacheRecord, bool]:
+        try:
+            expire_time = await self._backend.renew_cache(record, ttl_seconds or self.policy.ttl_seconds)
+        except CacheGoneError:
+            await self._strike(record)
+            return await self._create_alone(ttl_seconds), True
+        renewed = replace(record, expire_time=expire_time)
+        await self._registry.put(renewed)
+        logger.info("Renewed %s %s of strategy %r", self._backend.cache_label, record.name, self.strategy)
+        return renewed, False
+
     async def _create(self, ttl_seconds: float | None) -> CacheRecord:
-        await self._drop_expired()
+        await drop_expired(self._registry, self._backend, self.provider, self.fingerprint, self._clock(), self._forget)
         try:
             created = await self._backend.create_cache(self.fingerprint, ttl_seconds or self.policy.ttl_seconds)
         except CacheRefusedError as error:
@@ -353,7 +340,7 @@ class ContextCache:
                 logger.warning("strategy %r runs without a context cache: %s", self.strategy, error)
             self._condition.refused = error
             raise
-        record = self._record(created)
+        record = await self._record(created)
         self._is_usable(record)
         self._told_of = record.name
         logger.info(
@@ -365,13 +352,13 @@ class ContextCache:
         )
         return record
 
-    def _record(self, cache: CreatedCache, accounted_until: float | None = None) -> CacheRecord:
+    async def _record(self, cache: CreatedCache, accounted_until: float | None = None) -> CacheRecord:
         """Put it on record, in the place of one that is no more."""
-        lost = self._registry.reload(self.provider, self.fingerprint)
+        lost = await self.look()
         if lost is not None:
-            self._forget(lost)
+            await self._forget(lost)
         record = self._as_record(cache, accounted_until)
-        self._registry.put(record)
+        await self._registry.put(record)
         return record
 
     def _as_record(self, cache: CreatedCache, accounted_until: float | None = None) -> CacheRecord:
@@ -387,41 +374,13 @@ class ContextCache:
             accounted_until=accounted_until,
         )
 
-    async def _drop_expired(self) -> None:
-        """Give back what this provider's expired caches hold, e.g. files."""
-        now = self._clock()
-        for record in self._registry.list():
-            if record.provider != self.provider or record.expire_time > now:
-                continue
-            if record.fingerprint == self.fingerprint:
-                await self._drop_one(record)  # under this very lock
-                continue
-            lock = self._registry.lock(record.provider, record.fingerprint)
-            if lock.locked():
-                continue  # somebody is at it
-            async with lock:
-                if self._registry.reload(record.provider, record.fingerprint) == record:
-                    await self._drop_one(record)
-
-    async def _drop_one(self, record: CacheRecord) -> None:
-        try:
-            await self._backend.drop_cache(record)
-        except Exception:
-            # It stays on record, so the next creation tries again.
-            logger.warning("could not clear away the expired context cache %s", record.name, exc_info=True)
-        else:
-            self._forget(record)
-
-    def _forget(self, record: CacheRecord) -> None:
+    async def _forget(self, record: CacheRecord) -> None:
         """Strike a cache that is no more; what batches have not paid for of it stays owed."""
-        if self.pricing is not None:
-            known = self._registry.reload(record.provider, record.fingerprint)
-            self._registry.owe(known or record, self._clock())
-        self._registry.remove(record.provider, record.fingerprint)
+        await self._registry.remove(record, self._clock() if self.pricing is not None else None)
 
-    def _strike(self, record: CacheRecord) -> None:
+    async def _strike(self, record: CacheRecord) -> None:
         """Forget a cache that its provider has no more."""
-        self._forget(record)
+        await self._forget(record)
         self._struck = record.name
         # Without auto_renew an expired cache is an error, and so is one that is gone.
         self._last_seen = replace(record, expire_time=self._clock())
@@ -446,27 +405,4 @@ class ContextCache:
                 wait = min(_RENEW_AGAIN_SECONDS, self.policy.renewal_buffer_seconds / 4)
                 condition.renew_again_at = self._clock() + wait
 
-        self._start(renew(), f"renew-cache-{self.strategy}")
-
-    async def _exclusively(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run it in its turn; once begun it finishes, though the caller is cancelled."""
-
-        async def run() -> T:
-            async with self._condition.lock:
-                try:
-                    async with asyncio.timeout(_LONGEST_SECONDS):
-                        return await operation()
-                except TimeoutError as error:
-                    raise ProviderError(
-                        f"the {self._backend.cache_label} of strategy {self.strategy!r} took longer than "
-                        f"{_LONGEST_SECONDS:g} s; try again",
-                        reason=ErrorReason.PROVIDER_TIMEOUT,
-                    ) from error
-
-        return await self._start(run(), f"cache-of-{self.strategy}").wait()
-
-    def _start(self, coroutine: Coroutine[Any, Any, T], name: str) -> Flight[T]:
-        flight = Flight(coroutine, name)
-        self._flights.add(flight)
-        flight.when_done(self._flights.discard)
-        return flight
+        self._operations.start(renew(), f"renew-cache-{self.strategy}")

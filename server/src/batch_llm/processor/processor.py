@@ -140,7 +140,7 @@ class ParallelBatchProcessor(Generic[TOutput, TContext]):
             RuntimeError: this processor runs a batch already, or was cleaned up before this one had ended.
         """
         results = [result async for result in self.process_stream()]
-        return BatchResult(results, self._run.session.account.close() if self._run is not None else Receipt())
+        return BatchResult(results, await self._run.session.account.close() if self._run is not None else Receipt())
 
     def process_stream(self) -> AsyncGenerator[WorkItemResult[TOutput, TContext], None]:
         """Run all queued items and yield results as they finish. Leaving the loop early cancels what is under way.

@@ -154,9 +154,9 @@ class BatchSession:
         """What the batch has cost so far, its share of context caches as it was last settled."""
         return self.totals.receipt + self.account.receipt
 
-    def settle(self) -> Receipt:
+    async def settle(self) -> Receipt:
         """What the batch has cost in all. Call it at its end: its share of context caches is closed."""
-        self.account.close()
+        await self.account.close()
         return self.receipt
 
     # -- control -----------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class BatchSession:
             if self._workers:
                 await asyncio.wait(self._workers)
         finally:
-            self.account.close()
+            await self.account.close()
         # Tasks and futures refer back to the session, so what it holds would stay until the next garbage collection.
         self._lanes.clear()
         self._own.clear()

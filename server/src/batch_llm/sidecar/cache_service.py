@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,7 +13,6 @@ from batch_llm.caching import (
     DEFAULT_RENEWAL_BUFFER_SECONDS,
     CacheRecord,
     CacheRefusedError,
-    CacheRegistry,
     CacheState,
     ContextCache,
     cache_state,
@@ -37,7 +36,7 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
     Args:
         catalogue: the strategies that are known here.
         registrations: finds those that are not.
-        registry: where caches are remembered.
+        list_records: gives the caches that are remembered.
         clock: seconds since the epoch.
     """
 
@@ -45,12 +44,12 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
         self,
         catalogue: Catalogue,
         registrations: Registrations,
-        registry: CacheRegistry,
+        list_records: Callable[[], Awaitable[Sequence[CacheRecord]]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._catalogue = catalogue
         self._registrations = registrations
-        self._registry = registry
+        self._list_records = list_records
         self._clock = clock
 
     async def CreateOrReuse(self, request: pb.CreateOrReuseRequest, context: Any) -> pb.CreateOrReuseResponse:
@@ -92,7 +91,7 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
         async def call(cache: ContextCache) -> pb.GetCacheResponse:
             if cache.refused is not None:
                 return pb.GetCacheResponse(cache=mapping.uncached_message(cache, cache.refused))
-            record = cache.record
+            record = await cache.look()
             if record is None:
                 raise BatchLLMError(
                     f"strategy {request.strategy!r} has no context cache at present; call CreateOrReuse",
@@ -104,6 +103,10 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
 
     async def ListCaches(self, request: pb.ListCachesRequest, context: Any) -> pb.ListCachesResponse:
         """See cache_lifecycle_service.proto."""
+        try:
+            records = await self._list_records()
+        except Exception as error:
+            await abort(context, error)
         now = self._clock()
         entries = self._catalogue.list()
         buffers = {entry.name: entry.spec.cache_renewal_buffer_seconds for entry in entries}
@@ -113,7 +116,7 @@ class CacheServicer(cache_lifecycle_service_pb2_grpc.CacheLifecycleServiceServic
                 record.strategy,
                 cache_state(record, now, buffers.get(record.strategy, DEFAULT_RENEWAL_BUFFER_SECONDS)),
             )
-            for record in self._registry.list()
+            for record in records
         ]
         for cache in (entry.shared.strategy.context_cache for entry in entries):
             if cache is not None and cache.refused is not None:

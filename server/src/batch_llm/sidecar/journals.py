@@ -1,15 +1,37 @@
-"""The journal that the operator's file asks for."""
+"""The journal that the operator's file asks for, and what else sidecars share in its database."""
 
 from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batch_llm.journal.store import JournalStore
 from batch_llm.journal.writer import JournalWriter
 
 from .batch_log import Journal
 from .settings import JournalSettings
+
+if TYPE_CHECKING:
+    from batch_llm.caching.postgres_registry import PostgresCacheRegistry
+
+
+def is_shared(url: str) -> bool:
+    """Whether `journal.url` names a database that a fleet of sidecars shares."""
+    return url.startswith("postgres")
+
+
+def fleet_registry(settings: JournalSettings) -> PostgresCacheRegistry | None:
+    """The registry of context caches that a fleet shares, not open yet; None: this sidecar is by itself.
+
+    Raises:
+        UnavailableError: the url cannot be read, or its extra is not installed; the journal has said so before.
+    """
+    if not is_shared(settings.url):
+        return None
+    from batch_llm.caching.postgres_registry import PostgresCacheRegistry
+
+    return PostgresCacheRegistry(settings.url)
 
 
 def journal(settings: JournalSettings, state_dir: Path) -> Journal:
@@ -30,7 +52,7 @@ def store_at(url: str, state_dir: Path) -> JournalStore:
         from batch_llm.journal.memory import MemoryStore
 
         return MemoryStore()
-    if url.startswith("postgres"):
+    if is_shared(url):
         from batch_llm.journal.postgres import PostgresStore
 
         return PostgresStore(url)

@@ -337,7 +337,7 @@ class LiveBatch:
 
     async def _finish(self) -> None:
         if not self._over:
-            receipt = self._session.settle()
+            receipt = await self._session.settle()
             elapsed = self._loop.time() - self._opened_at
             result = mapping.batch_result_message(self.batch_id, self._session.totals, receipt, elapsed)
             state = BatchState.CANCELLED if self.cancelled.is_set() else BatchState.FINISHED
@@ -348,7 +348,7 @@ class LiveBatch:
     async def _let_go(self) -> None:
         if self.failure is None and self._draining:
             self.failure = draining()
-        self._session.settle()
+        await self._session.settle()
         if not self._over:
             await self._write_last(result=self._checkpoint())
         await self._close()

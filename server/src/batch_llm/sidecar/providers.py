@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batch_llm.caching import CacheRegistry
+from batch_llm.caching import CacheRecord, CacheRegistry
 from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy
 from batch_llm.quota import QuotaLimits, QuotaScope
 from batch_llm.shared import AnyStrategy, SharedStrategy
@@ -34,13 +34,21 @@ class Providers:
 
     Args:
         settings: providers by name.
-        registry: where context caches are remembered.
+        registry: where context caches are remembered that are on this machine.
         state_dir: where local models and caches are kept.
+        fleet_registry: where those are remembered that are at their provider; None: with the others.
     """
 
-    def __init__(self, settings: Mapping[str, Provider], registry: CacheRegistry, state_dir: Path) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Provider],
+        registry: CacheRegistry,
+        state_dir: Path,
+        fleet_registry: CacheRegistry | None = None,
+    ) -> None:
         self._settings = settings
         self._registry = registry
+        self._fleet_registry = fleet_registry or registry
         self._state_dir = state_dir
         self._scopes: dict[tuple[str, str], QuotaScope] = {}
         self._models: dict[str, LocalModel] = {}
@@ -87,6 +95,22 @@ class Providers:
             scope=self._scope(spec, provider),
             escalation=steps,
         )
+
+    async def cache_records(self) -> Sequence[CacheRecord]:
+        """All context caches that are remembered, by strategy, then by fingerprint.
+
+        Raises:
+            ProviderError: a registry cannot be asked now.
+        """
+        records = await self._registry.list()
+        if self._fleet_registry is not self._registry:
+            # A file of before there was a fleet may know some of the fleet's; they are told once, as they are now.
+            own = [record for record in records if not self._is_fleets(record)]
+            records = sorted([*own, *await self._fleet_registry.list()], key=lambda at: (at.strategy, at.fingerprint))
+        return records
+
+    def _is_fleets(self, record: CacheRecord) -> bool:
+        return isinstance(self._settings.get(record.provider_name), GeminiProvider)
 
     def _scope(self, spec: StrategySpec, provider: Provider) -> QuotaScope:
         """The quota scope of a provider's model; the provider stands for its credentials."""
@@ -185,7 +209,7 @@ class Providers:
             spec.auto_renew,
             config,
             spec.cache_tags,
-            registry=self._registry,
+            registry=self._fleet_registry,
             provider=spec.provider,
             name=name,
         )

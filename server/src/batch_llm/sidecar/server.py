@@ -15,9 +15,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from batch_llm.caching import CacheRegistry
+from batch_llm.caching import SqliteCacheRegistry
 from batch_llm.executor import Executor
 from batch_llm.journal.store import DamagedError, StoreError
+from batch_llm.postgres import PostgresError
 from batchllm.v1 import (
     batch_service_pb2,
     batch_service_pb2_grpc,
@@ -31,7 +32,7 @@ from .batch_service import BatchServicer
 from .batches import Batches
 from .cache_service import CacheServicer
 from .catalogue import Catalogue
-from .journals import journal
+from .journals import fleet_registry, journal
 from .live_batch import Engine
 from .providers import Providers
 from .registrations import Registrations
@@ -69,14 +70,16 @@ class Sidecar:
         self._settings = settings
         state_dir = _make_state_dir(settings.server.state_dir)
         try:
-            self._registry = CacheRegistry(state_dir / "caches.db")
+            self._registry = SqliteCacheRegistry(state_dir / "caches.db")
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(
                 f"server.state_dir: {state_dir / 'caches.db'}: {error}; delete the file, caches are then created anew"
             ) from None
-        self._catalogue = Catalogue(Providers(settings.providers, self._registry, state_dir))
-        self._catalogue.declare(settings.strategies)
         self._journal = journal(settings.journal, state_dir)
+        self._fleet_registry = fleet_registry(settings.journal)
+        self._providers = Providers(settings.providers, self._registry, state_dir, self._fleet_registry)
+        self._catalogue = Catalogue(self._providers)
+        self._catalogue.declare(settings.strategies)
         self._registrations = Registrations(self._catalogue, self._journal, allowed=settings.server.allow_registration)
         engine = Engine(self._catalogue, self._registrations, Executor(), settings.server, self._journal)
         self._batches = Batches(engine, retention_seconds=settings.journal.retention_seconds)
@@ -95,14 +98,16 @@ class Sidecar:
         """
         try:
             await self._journal.store.open()
+            if self._fleet_registry is not None:
+                await self._fleet_registry.open()
             await self._registrations.restore()
-        except (DamagedError, StoreError) as error:
+        except (DamagedError, StoreError, PostgresError) as error:
             raise ConfigError(f"journal.url: {error}") from None
         server = self._server()
         batch_service_pb2_grpc.add_BatchServiceServicer_to_server(self._service, server)
         strategy_service_pb2_grpc.add_StrategyServiceServicer_to_server(StrategyServicer(self._registrations), server)
         cache_lifecycle_service_pb2_grpc.add_CacheLifecycleServiceServicer_to_server(
-            CacheServicer(self._catalogue, self._registrations, self._registry), server
+            CacheServicer(self._catalogue, self._registrations, self._providers.cache_records), server
         )
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self.addresses = [self._bind(server, address, "server.listen") for address in self._settings.server.listen]
@@ -130,6 +135,8 @@ class Sidecar:
                 await self._catalogue.close()
         except TimeoutError:
             logger.warning("strategies were not cleaned up within %g s", _CLEANUP_SECONDS)
+        if self._fleet_registry is not None:
+            await self._fleet_registry.close()
         self._registry.close()
         self.remove_sockets()
 

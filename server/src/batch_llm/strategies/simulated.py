@@ -18,6 +18,7 @@ from batch_llm.caching import (
     CacheRegistry,
     ContextCache,
     CreatedCache,
+    SqliteCacheRegistry,
     fingerprint,
 )
 from batch_llm.model import ErrorReason, Pricing, ProviderError, TokenUsage
@@ -165,7 +166,7 @@ class SimulatedStrategy(LLMCallStrategy[str], CacheBackend):
         if cached_content:
             self.context_cache = ContextCache(
                 self,
-                registry or CacheRegistry(),
+                registry or SqliteCacheRegistry(),
                 provider=provider,
                 fingerprint=fingerprint(
                     provider_kind="simulated",

@@ -15,7 +15,8 @@ class JournalSettings(Section):
     url: str = Field(
         "sqlite",
         description='where batches are kept: `"sqlite"`: `journal.db` in `server.state_dir`; `"sqlite:///path"`; '
-        '`"postgresql://user@host/database"`: shared by several sidecars; `"memory"`: gone with the process',
+        '`"postgresql://user@host/database"`: shared by several sidecars, with their registry of Gemini caches; '
+        '`"memory"`: gone with the process',
     )
     retention_seconds: float = Field(
         7 * 86_400.0,

@@ -14,6 +14,7 @@ from batch_llm.caching import (
     CacheRegistry,
     ContextCache,
     CreatedCache,
+    SqliteCacheRegistry,
     fingerprint,
 )
 from batch_llm.model import TokenUsage
@@ -92,7 +93,7 @@ class LocalStrategy(LLMCallStrategy[str], CacheBackend):
         if cached_content:
             self.context_cache = ContextCache(
                 self,
-                registry or CacheRegistry(),
+                registry or SqliteCacheRegistry(),
                 provider=provider,
                 fingerprint=fingerprint(
                     provider_kind="local",
