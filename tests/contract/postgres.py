@@ -61,7 +61,7 @@ class PostgresServer:
     def kill(self) -> None:
         """As `kill -9` does; its processes are gone when this returns."""
         server = int((self.data / "postmaster.pid").read_text().split()[0])
-        for pid in (server, *_children(server)):
+        for pid in (server, *children(server)):
             with suppress(ProcessLookupError), os.fdopen(os.pidfd_open(pid)) as process:
                 os.kill(pid, signal.SIGKILL)
                 assert select.select([process], [], [], 30)[0], f"process {pid} outlives SIGKILL"
@@ -87,7 +87,7 @@ class PostgresServer:
             assert not check or done.returncode == 0, f"{command}: {output.read().decode()}"
 
 
-def _children(parent: int) -> list[int]:
+def children(parent: int) -> list[int]:
     # The field after the name and the state; the name may hold anything but is in brackets.
     stats = [stat.read_text().rpartition(")") for stat in Path("/proc").glob("[0-9]*/stat")]
     return [int(before.split()[0]) for before, _, after in stats if int(after.split()[1]) == parent]

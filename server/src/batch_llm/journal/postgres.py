@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Container, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from batch_llm.postgres import CorruptError, Postgres, SchemaError, Tables, UnavailableError, fetch, one_line
 
 from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
 from .records import BATCH_COLUMNS, Transaction, batch_ids, claimed, single_checksum, single_keys
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-VERSION = 1
-_SCHEMA = """
+_CREATE = """
 CREATE SEQUENCE batch_keys;
 CREATE TABLE batches (
   key bigint PRIMARY KEY, batch_id text COLLATE "C" NOT NULL CONSTRAINT batches_batch_id UNIQUE, opening bytea NOT NULL,
@@ -53,11 +54,8 @@ CREATE TABLE singles (
 );
 CREATE INDEX singles_time ON singles (time);
 CREATE TABLE writers (id text PRIMARY KEY, number bigint NOT NULL, time float8 NOT NULL);
-CREATE TABLE version (version integer NOT NULL);
-INSERT INTO version VALUES (1);
 """
-# What moves a schema from the version that is its index + 1 to the next.
-_STEPS: tuple[str, ...] = ()
+TABLES = Tables("journal", (_CREATE,))
 
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 _VALUES = ", ".join(["%b"] * len(BATCH_COLUMNS))
@@ -82,19 +80,6 @@ _NEW_KEYS = "SELECT nextval('batch_keys') FROM generate_series(1, %s)"
 _SINGLES = "SELECT * FROM singles WHERE idempotency_key = ANY(%s)"
 _BATCH_ID = "batches_batch_id"
 
-# A stalled network is noticed; the URL may say otherwise. https://www.postgresql.org/docs/current/libpq-connect.html
-_CONNECTION: dict[str, str | int] = {
-    "application_name": "batch-llm",
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
-_LOCK_TIMEOUT = "10s"
-_IDLE_TIMEOUT = "30s"  # of a transaction whose sidecar is gone and has said nothing; it holds locks
-_CHANGE_SERVER = {"25006"}  # read-only: after a failover another server may be the primary
-
 
 class PostgresStore(TableStore):
     """Keeps batches in a schema of a PostgreSQL database (13 or later) that sidecars share.
@@ -110,43 +95,38 @@ class PostgresStore(TableStore):
     shared = True
 
     def __init__(self, url: str, schema: str = "batch_llm") -> None:
-        try:
-            import psycopg
-        except ImportError:
-            raise StoreError("PostgreSQL needs an extra: pip install 'batch-llm[postgres]'") from None
-        try:
-            given = psycopg.conninfo.conninfo_to_dict(url)
-        except psycopg.ProgrammingError as error:
-            raise StoreError(f"the journal's url cannot be read: {error}; write postgresql://host/database") from None
-        self.name = "PostgreSQL " + " ".join(
-            f"{key}={given[key]}" for key in ("host", "port", "dbname") if key in given
-        )
-        self._psycopg = psycopg
-        self._conninfo = psycopg.conninfo.make_conninfo(**cast("dict[str, Any]", _CONNECTION | given))
-        self._schema = schema
-        self._writing = _Line()
-        self._reading = _Line()
+        with _own_errors():
+            self._server = Postgres(url, schema)
+        self.name = self._server.name
+        self._psycopg = self._server.psycopg
+        self._writing = self._server.line()
+        self._reading = self._server.line()
         self._writer = secrets.token_hex(16)
         self._tries = 0
         self._doubt: tuple[int, list[Write]] | None = None
 
     async def open(self, *, inspect: bool = False) -> None:
         """See `JournalStore`. Damage is noticed when records are read: a fleet has too many to read at each start."""
-        await self._do(self._writing, self._check_schema if inspect else self._move_forward)
-        if not inspect:
+        with _own_errors():
+            if inspect:
+                if not await TABLES.version(self._writing):
+                    raise DamagedError(
+                        f"{self.name} has no journal in schema {self._server.schema!r}; name another database"
+                    )
+                return
+            await TABLES.move_forward(self._writing)
             # Its row must be there before the first try: what is not there cannot be locked.
-            await self._do(self._writing, lambda connection: _rows(connection, _COUNT, self._writer, 0))
+            await self._writing.fetch(_COUNT, self._writer, 0)
 
     async def close(self) -> None:
         """See `JournalStore`."""
-        for line in (self._writing, self._reading):
-            async with line.lock:
-                await line.drop()
+        await self._writing.close()
+        await self._reading.close()
 
     async def write(self, writes: Sequence[Write]) -> None:
         """See `JournalStore`."""
         try:
-            await self._do(self._writing, lambda connection: self._write(connection, list(writes)))
+            await self._write_by(lambda connection: self._write(connection, list(writes)))
         except (StoreError, DamagedError) as error:
             if self._doubt is not None:
                 raise OutcomeUnknownError(str(error)) from error
@@ -161,13 +141,13 @@ class PostgresStore(TableStore):
         async def claim(connection: psycopg.AsyncConnection[Row]) -> BatchRecord | None:
             async with connection.transaction():
                 row = (await self._load(connection, [batch_id])).get(batch_id)
-                ((now,),) = await _rows(connection, f"SELECT {_NOW}")
+                ((now,),) = await fetch(connection, f"SELECT {_NOW}")
                 if row is None or not claimed(batch := self._checked(row, None), owner, lease_seconds, now):
                     return None
                 await connection.execute(_SET_BATCH.encode(), (*batch.row, batch.key))
             return batch.record
 
-        return await self._do(self._writing, claim)
+        return await self._write_by(claim)
 
     async def resumable(self) -> Sequence[str]:
         """See `JournalStore`."""
@@ -196,13 +176,13 @@ class PostgresStore(TableStore):
     async def _erase(self, which: str, *values: Any) -> int:
         async def erase(connection: psycopg.AsyncConnection[Row]) -> int:
             async with connection.transaction():
-                gone = await _rows(connection, f"DELETE FROM batches WHERE {which} RETURNING key", *values)
+                gone = await fetch(connection, f"DELETE FROM batches WHERE {which} RETURNING key", *values)
                 keys = [key for (key,) in gone]
                 for table in COLUMNS:
                     await connection.execute(f"DELETE FROM {table} WHERE key = ANY(%s)".encode(), (keys,))
             return len(keys)
 
-        return await self._do(self._writing, erase)
+        return await self._write_by(erase)
 
     async def _batch_row(self, batch_id: str) -> Row | None:
         rows = await self._ask(f"{BATCH_SELECT} WHERE batch_id = %s", batch_id) if "\0" not in batch_id else []
@@ -228,7 +208,8 @@ class PostgresStore(TableStore):
         )
 
     async def _ask(self, ask: str, *values: Any) -> list[Row]:
-        return await self._do(self._reading, lambda connection: _rows(connection, ask, *values))
+        with _own_errors():
+            return await self._reading.fetch(ask, *values)
 
     async def _write(self, connection: psycopg.AsyncConnection[Row], writes: list[Write]) -> None:
         if self._doubt is not None and await self._was_committed(connection, writes):
@@ -243,19 +224,21 @@ class PostgresStore(TableStore):
             if not connection.closed:
                 raise
             self._doubt = self._tries, writes
-            raise OutcomeUnknownError(f"{self.name}: {_line(error)}: the connection was lost in mid-commit") from error
+            raise OutcomeUnknownError(
+                f"{self.name}: {one_line(error)}: the connection was lost in mid-commit"
+            ) from error
 
     async def _in_transaction(self, connection: psycopg.AsyncConnection[Row], writes: list[Write]) -> None:
         """Do it all but commit."""
         await connection.execute("BEGIN")
         try:
-            ((now,),) = await _rows(connection, _COUNT, self._writer, self._tries)
+            ((now,),) = await fetch(connection, _COUNT, self._writer, self._tries)
             rows = await self._load(connection, batch_ids(writes))
             batches = {batch_id: self._checked(row, None) for batch_id, row in rows.items()}
             new = len({write.batch_id for write in writes if isinstance(write, Begin)} - batches.keys())
-            keys = [key for (key,) in await _rows(connection, _NEW_KEYS, new)] if new else []
+            keys = [key for (key,) in await fetch(connection, _NEW_KEYS, new)] if new else []
             asked = single_keys(writes)
-            found = await _rows(connection, _SINGLES, asked) if asked else []
+            found = await fetch(connection, _SINGLES, asked) if asked else []
             singles = {row[0]: self._single(row) for row in found}
             done = Transaction(batches, singles, iter(keys), now).apply(writes)
             await self._put(connection, done, rows, now)
@@ -293,7 +276,7 @@ class PostgresStore(TableStore):
         assert self._doubt is not None  # noqa: S101  for mypy; the caller has looked
         number, doubtful = self._doubt
         # The lock waits for a transaction of the lost connection that has not ended yet.
-        rows = await _rows(connection, "SELECT number FROM writers WHERE id = %s FOR UPDATE", self._writer)
+        rows = await fetch(connection, "SELECT number FROM writers WHERE id = %s FOR UPDATE", self._writer)
         self._doubt = None
         return rows == [(number,)] and writes == doubtful
 
@@ -301,114 +284,21 @@ class PostgresStore(TableStore):
         # In one order for all, so that two sidecars do not wait for each other.
         ask = f"{BATCH_SELECT} WHERE batch_id = ANY(%s) ORDER BY batch_id FOR UPDATE"
         asked = [batch_id for batch_id in wanted if "\0" not in batch_id]
-        return {row[1]: row for row in await _rows(connection, ask, asked)} if asked else {}
+        return {row[1]: row for row in await fetch(connection, ask, asked)} if asked else {}
 
-    async def _move_forward(self, connection: psycopg.AsyncConnection[Row]) -> None:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"batch-llm {self._schema}",))
-            version = await self._version(connection)
-            if version == 0:
-                if not await _rows(connection, "SELECT 1 FROM pg_namespace WHERE nspname = %s", self._schema):
-                    name = self._psycopg.sql.Identifier(self._schema)
-                    await connection.execute(self._psycopg.sql.SQL("CREATE SCHEMA {}").format(name))
-                await connection.execute(_SCHEMA.encode())
-                return
-            for number, step in enumerate(_STEPS[version - 1 :], version + 1):
-                await connection.execute(step.encode())
-                await connection.execute("UPDATE version SET version = %s", (number,))
-
-    async def _check_schema(self, connection: psycopg.AsyncConnection[Row]) -> None:
-        if not await self._version(connection):
-            raise DamagedError(f"{self.name} has no journal in schema {self._schema!r}; name another database")
-
-    async def _version(self, connection: psycopg.AsyncConnection[Row]) -> int:
-        """The schema's; 0: there is none yet."""
-        ask = "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'version'"
-        if not await _rows(connection, ask, self._schema):
-            return 0
-        ((version,),) = await _rows(connection, "SELECT version FROM version")
-        if version > VERSION:
-            raise DamagedError(
-                f"{self.name}, schema {self._schema!r}, has schema version {version}, newer than the {VERSION} that "
-                "this batch-llm knows; run the newer batch-llm, or name another database"
-            )
-        return int(version)
-
-    async def _do(self, line: _Line, work: Callable[[psycopg.AsyncConnection[Row]], Awaitable[R]]) -> R:
-        async with line.lock:
-            while True:
-                known = line.connection
-                try:
-                    if known is None:
-                        line.connection = await self._connect()
-                    return await work(cast("psycopg.AsyncConnection[Row]", line.connection))
-                except OutcomeUnknownError:
-                    await line.drop()
-                    raise
-                except self._psycopg.Error as error:
-                    if line.connection is None or line.connection.closed or error.sqlstate in _CHANGE_SERVER:
-                        await line.drop()
-                        if known is not None:
-                            # It may have been lost long ago; nothing was committed, so a new one may try.
-                            continue
-                    raise self._explain(error) from error
-
-    async def _connect(self) -> psycopg.AsyncConnection[Row]:
-        connection = await self._psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-        try:
-            await connection.execute(
-                "SELECT set_config('search_path', quote_ident(%s), false), "
-                "set_config('default_transaction_isolation', 'read committed', false), "
-                "set_config('lock_timeout', %s, false), "
-                "set_config('idle_in_transaction_session_timeout', %s, false), "
-                "CASE current_setting('synchronous_commit') WHEN 'off' "
-                "THEN set_config('synchronous_commit', 'on', false) END",
-                (self._schema, _LOCK_TIMEOUT, _IDLE_TIMEOUT),
-            )
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
-
-    def _explain(self, error: psycopg.Error) -> Exception:
-        """The error of ours that one of PostgreSQL's stands for, with the way out.
-
-        The codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
-        """
-        state = error.sqlstate or ""
-        said = f"{self.name}: {_line(error)}"
-        if state.startswith("XX0") and state != "XX000":
-            return DamagedError(f"{said}; {WAY_ON}")
-        if isinstance(error, self._psycopg.IntegrityError | self._psycopg.DataError):
-            return ValueError(said)
-        if state == "53100":
-            return StoreError(f"{said}: make room on the server's disk, or delete finished batches", full=True)
-        if state == "25006":
-            return StoreError(f"{said}: the server takes no writes; name the primary in journal.url")
-        if state.startswith("42"):
-            return StoreError(f"{said}: the user of journal.url must own schema {self._schema!r}")
-        return StoreError(f"{said}: see that the server runs and can be reached")
+    async def _write_by(self, work: Callable[[psycopg.AsyncConnection[Row]], Awaitable[R]]) -> R:
+        with _own_errors():
+            return await self._writing.do(work)
 
 
-class _Line:
-    """A connection, one user at a time."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.connection: psycopg.AsyncConnection[Row] | None = None
-
-    async def drop(self) -> None:
-        """Let go of it; the next user gets a new one."""
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            await connection.close()
-
-
-async def _rows(connection: psycopg.AsyncConnection[Row], ask: str, *values: Any) -> list[Row]:
-    async with connection.cursor(binary=True) as cursor:
-        await cursor.execute(ask.encode(), values)
-        return await cursor.fetchall()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Say what PostgreSQL's errors mean for the journal."""
+    try:
+        yield
+    except UnavailableError as error:
+        raise StoreError(str(error), full=error.full) from error
+    except CorruptError as error:
+        raise DamagedError(f"{error}; {WAY_ON}") from error
+    except SchemaError as error:
+        raise DamagedError(str(error)) from error

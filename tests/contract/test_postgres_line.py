@@ -1,0 +1,87 @@
+"""A connection that comes back, bounded in time, and tables with versions of their own."""
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from batch_llm.postgres import Line, Postgres, SchemaError, Tables, UnavailableError
+
+from .postgres import PostgresServer, children
+
+ONE = Tables("one", ("CREATE TABLE one (x int)",))
+TWO = Tables("two", ("CREATE TABLE two (x int)", "ALTER TABLE two ADD y int"))
+
+
+@pytest.fixture
+def server(postgres: PostgresServer) -> Postgres:
+    return Postgres(postgres.url, f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+async def line(server: Postgres) -> AsyncIterator[Line]:
+    line = server.line()
+    yield line
+    await line.close()
+
+
+@contextmanager
+def stalled(postgres: PostgresServer) -> Iterator[None]:
+    """It takes connections and says nothing."""
+    postmaster = int((postgres.data / "postmaster.pid").read_text().split()[0])
+    processes = (postmaster, *children(postmaster))
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+async def test_rooms_have_versions_of_their_own(server: Postgres, line: Line) -> None:
+    assert await TWO.version(line) == 0
+    lines = [server.line() for _ in range(8)]
+    await asyncio.gather(*((ONE, TWO)[number % 2].move_forward(each) for number, each in enumerate(lines)))
+    for each in lines:
+        await each.close()
+    assert (await ONE.version(line), await TWO.version(line)) == (1, 2)
+    assert await line.fetch("SELECT x, y FROM two") == []
+    with pytest.raises(SchemaError, match="schema version 2, newer than the 1 "):
+        await Tables("two", TWO.steps[:1]).move_forward(line)
+    assert await line.fetch("SELECT part, version FROM version ORDER BY part") == [("one", 1), ("two", 2)]
+
+
+async def test_a_step_that_fails_leaves_nothing(server: Postgres, line: Line) -> None:
+    with pytest.raises(UnavailableError, match="must own schema"):
+        await Tables("two", (TWO.steps[0], "ALTER TABLE nonsense ADD y int")).move_forward(line)
+    assert await TWO.version(line) == 0
+    await TWO.move_forward(line)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_server_that_stalls_is_waited_for_so_long_and_then_used_again(
+    postgres: PostgresServer, server: Postgres, known: bool
+) -> None:
+    line = server.line(limit_seconds=2.0)
+    if known:
+        await line.fetch("SELECT 1")
+    with stalled(postgres):
+        asks = [line.fetch("SELECT 1") for _ in range(3)]
+        for outcome in await asyncio.gather(*asks, return_exceptions=True):
+            assert isinstance(outcome, UnavailableError)
+            assert "no answer within 2 s: see that the server runs" in str(outcome)
+    assert await line.fetch("SELECT 1") == [(1,)]
+    await line.close()
+
+
+async def test_a_connection_that_was_lost_is_made_anew(postgres: PostgresServer, server: Postgres, line: Line) -> None:
+    (before,) = await line.fetch("SELECT pg_backend_pid()")
+    beside = server.line()
+    await beside.fetch("SELECT pg_terminate_backend(%s, 10000)", before[0])
+    await beside.close()
+    assert await line.fetch("SELECT pg_backend_pid()") != [before]
