@@ -106,9 +106,10 @@ class Fleet:
                     await self._woken.wait()
             self._woken.clear()
             try:
-                if loop.time() >= self._beat_at:
+                beat = loop.time() >= self._beat_at
+                if beat:
                     await self._beat()
-                await self._draw()
+                await self._draw(everything=beat)
             except Exception as error:  # whatever it is, calls must go on
                 self._lose(error)
 
@@ -136,15 +137,15 @@ class Fleet:
             with holder.changing():
                 budget.restore()
 
-    async def _draw(self) -> None:
-        """Ask for all budgets that want something; alone, only say what was used."""
+    async def _draw(self, *, everything: bool) -> None:
+        """Ask for the budgets that wait; or say everything that there is to say. Alone, ask for nothing."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self.alone and self._back_at is None:
             return
         asked = []
         for name, budget, holder in self._leases:
-            if self.alone or budget.next_at <= now:
+            if everything or budget.next_at <= now:
                 with holder.changing():
                     ask = budget.ask(now, *holder.demand())
                 if ask is not None:

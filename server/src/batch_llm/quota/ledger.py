@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .window import WINDOW_SECONDS
@@ -12,6 +12,7 @@ GRANT_SECONDS = 1.0
 """How long a grant may be used, from the moment it was asked for. It counts for as much longer than a minute."""
 
 _BUCKET_SECONDS = 0.5
+_LATEST_BUCKETS = 20  # one that waited for the store's lock comes with the time of a moment ago
 _SHORTEST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0  # others may give back what they have not used
 _LATE_SECONDS = 2.0  # who waits in line and comes later than that has lost its place
@@ -89,6 +90,7 @@ class _Waiting:
     requests: int
     tokens: int
     until: float
+    turn: int
 
     @property
     def wants(self) -> Amount:
@@ -117,7 +119,7 @@ class Ledger:
         """All of it, in JSON's types."""
         return {
             "grants": [[key, *amount] for key, amount in self._grants.items()],
-            "line": [[each.member, each.requests, each.tokens, each.until] for each in self._line],
+            "line": [[*astuple(each)] for each in self._line],
         }
 
     def draw(self, now: float, member: str, ask: Ask) -> Answer:
@@ -134,11 +136,12 @@ class Ledger:
             if corrected in self._grants:
                 self._count(corrected, difference)
         self._count(key, ask.used)
-        before = next((place for place, each in enumerate(self._line) if each.member == member), len(self._line))
         others = [each for each in self._line if each.member != member]
+        mine = next((each.turn for each in self._line if each.member == member), None)
+        turn = self._line[-1].turn + 1 if mine is None and self._line else mine or 0
         slice_calls = _slice(ask, len(others) + 1)
         free = self._free(ask.limit)
-        due = sum((each.wants for each in others[:before]), NOTHING)
+        due = sum((each.wants for each in others if each.turn < turn), NOTHING)
         calls = _fitting(ask, free.less(due), min(ask.calls, slice_calls) if others else ask.calls)
         granted = ask.amount(calls)
         if calls and calls == ask.calls and not others:
@@ -147,19 +150,20 @@ class Ledger:
         self._line = others
         wait = 0.0
         if rest := ask.calls - calls:
-            if calls:  # it has had its turn
-                before, due = len(others), sum((each.wants for each in others), NOTHING)
+            if calls:  # it has had its turn; the next one is as far off as if all had come in the line's order
+                turn += len(others) + 1
+                due = sum((each.wants for each in others if each.turn < turn), NOTHING)
             wants = ask.amount(min(rest, slice_calls), first=not calls)
             wait = self._wait(now, ask.limit, due + wants)
-            self._line.insert(before, _Waiting(member, *wants, now + wait + _LATE_SECONDS))
+            self._line = sorted([*others, _Waiting(member, *wants, now + wait + _LATE_SECONDS, turn)], key=_turn)
         return Answer(key, granted, wait, self._free(ask.limit))
 
     def _forget(self, now: float, key: int) -> None:
         grants, self._grants, self._total = self._grants, {}, NOTHING
         for granted, amount in sorted(grants.items()):
             if _end(granted) > now:
-                # In the future only when the clock was set back: as if it were new, else it would count for too long.
-                self._count(min(granted, key), amount)
+                # Far in the future only when the clock was set back: as if new, else it would count for too long.
+                self._count(granted if granted <= key + _LATEST_BUCKETS else key, amount)
         latest = now + _LONGEST_WAIT_SECONDS + _LATE_SECONDS
         self._line = [each for each in self._line if now < each.until <= latest]
 
@@ -184,6 +188,10 @@ class Ledger:
             tokens -= amount.tokens
             wait = _end(key) - now
         return min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
+
+
+def _turn(waiting: _Waiting) -> int:
+    return waiting.turn
 
 
 def _end(key: int) -> float:

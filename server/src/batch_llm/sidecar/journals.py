@@ -1,4 +1,4 @@
-"""The journal that the operator's file asks for."""
+"""What the operator's file asks for in `journal.url`: the journal, and what a fleet shares beside it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from batch_llm.journal.store import JournalStore
 from batch_llm.journal.writer import JournalWriter
+from batch_llm.quota import Fleet
 
 from .batch_log import Journal
-from .settings import JournalSettings
+from .settings import JournalSettings, LocalProvider, Settings
 
 
 def journal(settings: JournalSettings, state_dir: Path) -> Journal:
@@ -30,10 +31,26 @@ def store_at(url: str, state_dir: Path) -> JournalStore:
         from batch_llm.journal.memory import MemoryStore
 
         return MemoryStore()
-    if url.startswith("postgres"):
+    if _is_postgres(url):
         from batch_llm.journal.postgres import PostgresStore
 
         return PostgresStore(url)
     from batch_llm.journal.sqlite import SqliteStore
 
     return SqliteStore(Path(url.removeprefix("sqlite://")) if url != "sqlite" else state_dir / "journal.db")
+
+
+def fleet(settings: Settings) -> Fleet | None:
+    """Those that share the providers' budgets: all sidecars with one database; None where nothing is to be shared."""
+    providers = [each for each in settings.providers.values() if not isinstance(each, LocalProvider)]
+    url = settings.journal.url
+    if not _is_postgres(url) or not any(each.engine_limits().a_minute for each in providers):
+        return None
+    from batch_llm.postgres import Postgres
+    from batch_llm.quota.postgres import PostgresBudgets
+
+    return Fleet(PostgresBudgets(Postgres(url)))
+
+
+def _is_postgres(url: str) -> bool:
+    return url.startswith("postgres")

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from batch_llm.caching import CacheRegistry
 from batch_llm.executor import Executor
 from batch_llm.journal.store import DamagedError, StoreError
+from batch_llm.postgres import PostgresError
 from batchllm.v1 import (
     batch_service_pb2,
     batch_service_pb2_grpc,
@@ -31,7 +32,7 @@ from .batch_service import BatchServicer
 from .batches import Batches
 from .cache_service import CacheServicer
 from .catalogue import Catalogue
-from .journals import journal
+from .journals import fleet, journal
 from .live_batch import Engine
 from .providers import Providers
 from .settings import ConfigError, GeminiProvider, Settings
@@ -73,8 +74,9 @@ class Sidecar:
             raise ConfigError(
                 f"server.state_dir: {state_dir / 'caches.db'}: {error}; delete the file, caches are then created anew"
             ) from None
+        self._fleet = fleet(settings)
         self._catalogue = Catalogue(
-            Providers(settings.providers, self._registry, state_dir),
+            Providers(settings.providers, self._registry, state_dir, self._fleet),
             allow_registration=settings.server.allow_registration,
         )
         self._catalogue.declare(settings.strategies)
@@ -96,7 +98,9 @@ class Sidecar:
         """
         try:
             await self._journal.store.open()
-        except (DamagedError, StoreError) as error:
+            if self._fleet is not None:
+                await self._fleet.open()
+        except (DamagedError, StoreError, PostgresError) as error:
             raise ConfigError(f"journal.url: {error}") from None
         server = self._server()
         batch_service_pb2_grpc.add_BatchServiceServicer_to_server(self._service, server)
@@ -125,6 +129,8 @@ class Sidecar:
         except TimeoutError:
             logger.warning("the journal cannot be written; what was not is lost")
         await self._journal.store.close()
+        if self._fleet is not None:
+            await self._fleet.close()
         try:
             async with asyncio.timeout(_CLEANUP_SECONDS):
                 await self._catalogue.close()
