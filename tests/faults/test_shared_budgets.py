@@ -49,7 +49,9 @@ class Fleet:
     def __init__(self, folder: Path, emulator: GeminiEmulator, database: str) -> None:
         self.emulator = emulator
         self.database = database
-        self._sockets = tempfile.mkdtemp(prefix="faults-")  # a socket's path must be short, and pytest's folders are not
+        self._sockets = tempfile.mkdtemp(
+            prefix="faults-"
+        )  # a socket's path must be short, and pytest's folders are not
         self.sidecars: list[Process] = []
         self.targets: list[str] = []
         for number in range(_SIDECARS):
