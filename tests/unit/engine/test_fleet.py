@@ -27,6 +27,7 @@ class Store(MemoryBudgets):
         self.lost: set[str] | bool = False
         self.seconds = 0.002
         self.draws = 0
+        self.failures = 0  # draws to come that fail
 
     async def _reach(self, member: str) -> None:
         await asyncio.sleep(self.seconds)
@@ -40,6 +41,9 @@ class Store(MemoryBudgets):
     async def draw(self, member: str, asks: Mapping[str, Ask]) -> Mapping[str, Answer]:
         await self._reach(member)
         self.draws += 1
+        if self.failures:
+            self.failures -= 1
+            raise TimeoutError("nobody knows whether it was done")
         return await super().draw(member, asks)
 
 
@@ -300,6 +304,20 @@ async def test_tokens_have_slices_and_a_call_that_needs_more_waits_for_the_store
         store.lost = False
         await asyncio.sleep(15)
         assert large.done()
+
+
+async def test_what_was_used_is_said_again_when_that_fails() -> None:
+    store = Store()
+    async with sidecars(2, QuotaLimits(requests_per_minute=10), store) as made:
+        store.lost = True
+        tasks = [task for each in made for task in each.many(50)]
+        await asyncio.sleep(65)
+        assert [len(each.starts) for each in made] == [5, 5]
+        store.lost, store.failures = False, 2
+        await asyncio.sleep(2 * MINUTE)
+        assert worst(all_starts(made)) == 10
+        assert len(all_starts(made)) > 20
+        await end(tasks)
 
 
 async def test_only_what_is_limited_has_slices() -> None:
