@@ -40,7 +40,8 @@ class LeasedBudget(Budget):
         super().__init__(limits)
         self._limit = Amount(limits.requests_per_minute or NO_LIMIT, limits.tokens_per_minute or NO_LIMIT)
         self._lessor = lessor
-        self._next_at = math.inf
+        self.next_at = math.inf
+        """When to ask; monotonic seconds. What there is only to say can wait."""
         self._asking = False
         self._asked_at = -math.inf
         self._in_line = False
@@ -74,7 +75,7 @@ class LeasedBudget(Budget):
         if self._lessor.alone:
             within = self._slice is not None and self._slice.requests > 0 and tokens <= self._slice.tokens
             return 0.0 if within else None
-        if not self._asking and self._next_at == math.inf:
+        if not self._asking and self.next_at == math.inf:
             self._ask_at(now)
         return None
 
@@ -106,11 +107,6 @@ class LeasedBudget(Budget):
 
     # -- for the lessor ----------------------------------------------------------------------------------------------
 
-    @property
-    def next_at(self) -> float:
-        """When to ask; monotonic seconds."""
-        return min(self._next_at, self._until if self._granted.requests > 0 else math.inf)
-
     def ask(self, now: float, calls: int, first_tokens: int, tokens: int) -> Ask | None:
         """What to ask for; None for nothing.
 
@@ -123,7 +119,7 @@ class LeasedBudget(Budget):
         if self._granted.requests > 0:
             self._correct(self._key, NOTHING.less(self._granted))
             self._granted = NOTHING
-        self._next_at = math.inf
+        self.next_at = math.inf
         if self._lessor.alone:
             calls = 0
         used = Amount(self._alone_requests.total(now), self._alone_tokens.total(now))
@@ -144,7 +140,7 @@ class LeasedBudget(Budget):
         self._key, self._granted, self._until = answer.key, answer.granted, self._asked_at + GRANT_SECONDS
         self._in_line = answer.wait > 0
         if self._in_line:
-            self._next_at = now + answer.wait
+            self.next_at = now + answer.wait
         self._unspent, self._answered_at = answer.unspent, now
 
     def failed(self, now: float, ask: Ask) -> None:
@@ -197,14 +193,14 @@ class LeasedBudget(Budget):
             self._tokens.limit = NO_LIMIT
 
     def _ask_at(self, when: float) -> None:
-        self._next_at = when
+        self.next_at = when
         self._lessor.wake()
 
     def _settle(self, admission: Admission, difference: Amount) -> None:
         if admission.grant is not None:
             if any(difference):
                 self._correct(admission.grant, difference)
-            if self._in_line and min(difference) < 0 and self._asked_at + _REFRESH_SECONDS < self._next_at:
+            if self._in_line and min(difference) < 0 and self._asked_at + _REFRESH_SECONDS < self.next_at:
                 self._ask_at(self._asked_at + _REFRESH_SECONDS)  # it may be what it waits for
         elif admission.alone is not None:
             for window, entry, amount in zip(
