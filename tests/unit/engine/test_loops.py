@@ -196,6 +196,45 @@ def test_a_pause_holds_in_every_thread_and_ends_though_the_loop_that_began_it_is
     assert scope.in_flight == 0
 
 
+class Gaps:
+    """A scope's lock that another thread uses whenever it is free."""
+
+    def __init__(self, scope: QuotaScope) -> None:
+        self._scope, self._lock = scope, threading.RLock()
+        self._depth = 0
+        self.admitted: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        outermost = self._depth == 0
+        self._lock.release()
+        if outermost and threading.current_thread() is threading.main_thread():
+            in_threads(lambda: asyncio.run(self._come()))
+
+    async def _come(self) -> None:
+        asking = asyncio.create_task(self._scope.admit("other"))
+        await asyncio.sleep(0)
+        self.admitted.append(asking.done())
+        asking.cancel()
+
+
+def test_no_thread_is_admitted_between_a_429_and_its_pause() -> None:
+    scope = QuotaScope(strategy=FixedDelayStrategy(300))
+
+    async def meet_a_429() -> Gaps:
+        admission = await scope.admit("a")
+        gaps = scope._mutex = Gaps(scope)  # type: ignore[assignment]
+        await scope.throttled(admission, None)
+        return gaps
+
+    gaps = asyncio.run(meet_a_429())
+    assert gaps.admitted == [False] * 2, "while the pause is decided on, and once it is on"
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # that is how such a loop ends
 def test_a_loop_that_is_closed_while_it_prepares_does_not_hold_up_the_next() -> None:
     strategy = Counting()

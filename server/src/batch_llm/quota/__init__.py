@@ -1,9 +1,11 @@
 """Quotas: how many calls, how many tokens, and when to pause. One scope for each provider, credentials and model."""
 
 from .adaptive import AdaptiveLimit
+from .budget import Admission
 from .cooldown import ExponentialBackoffStrategy, FixedDelayStrategy, RateLimitStrategy
+from .fleet import Fleet
 from .limits import QuotaLimits, QuotaUser
-from .scope import Admission, QuotaScope, scope_of
+from .scope import QuotaScope, scope_of
 from .window import SlidingWindow
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "Admission",
     "ExponentialBackoffStrategy",
     "FixedDelayStrategy",
+    "Fleet",
     "QuotaLimits",
     "QuotaScope",
     "QuotaUser",

@@ -35,6 +35,11 @@ class QuotaLimits:
             elif value is not None:
                 checks.whole(name, value, "leave it out for no limit", least=1)
 
+    @property
+    def a_minute(self) -> bool:
+        """Whether calls or tokens are limited by the minute."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
 
 class QuotaUser:
     """One who runs items in quota scopes that others use too, e.g. a processor.

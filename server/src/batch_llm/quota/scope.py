@@ -7,8 +7,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Iterable
-from contextlib import suppress
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from batch_llm.model import EngineEvents, ProcessingEvent, RateLimitConfig, checks
@@ -16,9 +16,10 @@ from batch_llm.sync import FairQueue
 from batch_llm.sync.bounded import bounded
 
 from .adaptive import AdaptiveLimit, Limited
+from .budget import Admission, Budget
 from .cooldown import ExponentialBackoffStrategy, RateLimitStrategy
+from .fleet import Fleet
 from .limits import QuotaLimits, QuotaUser
-from .window import NO_LIMIT, Entry, SlidingWindow
 
 logger = logging.getLogger("batch_llm")
 
@@ -27,27 +28,6 @@ _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 10.0
 _FALLBACK_PAUSE_SECONDS = 60.0
 _STRATEGY_SECONDS = 30.0
-
-
-class Admission:
-    """A call that may be made, until it is released.
-
-    Args:
-        at: monotonic seconds.
-        in_flight: calls in flight then, itself included.
-        pause: number of the scope's last pause then.
-        request: where it is counted.
-    """
-
-    __slots__ = ("at", "in_flight", "pause", "request", "tokens", "took")
-
-    def __init__(self, at: float, in_flight: int, pause: int, request: Entry) -> None:
-        self.at = at
-        self.in_flight = in_flight
-        self.pause = pause
-        self.request = request
-        self.tokens: tuple[Entry, int] | None = None
-        self.took = 0
 
 
 class QuotaScope:
@@ -61,6 +41,7 @@ class QuotaScope:
         limits: what it keeps to.
         strategy: how long it pauses and how it starts again; None: v0.2's defaults.
         events: told of pauses.
+        fleet: others that share what `limits` allows in a minute, by the scope's name; None: it has all of it.
     """
 
     def __init__(
@@ -70,15 +51,15 @@ class QuotaScope:
         strategy: RateLimitStrategy | None = None,
         *,
         events: EngineEvents | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         limits = limits or QuotaLimits()
-        self._limits = limits
         self.name = name
         self.in_flight = 0
         self.adaptive = AdaptiveLimit() if limits.max_concurrency == "adaptive" else None
         self._max_concurrency = limits.max_concurrency if isinstance(limits.max_concurrency, int) else None
-        self._requests = SlidingWindow(limits.requests_per_minute or NO_LIMIT)  # counts for users yet to come, too
-        self._tokens = SlidingWindow(limits.tokens_per_minute) if limits.tokens_per_minute else None
+        shared = fleet is not None and limits.a_minute
+        self._budget = fleet.lease(name, limits, self) if fleet is not None and shared else Budget(limits)
         self._strategy = self._spacing_strategy = strategy or ExponentialBackoffStrategy.of(RateLimitConfig())
         self._events = events
         self._users: weakref.WeakSet[QuotaUser] = weakref.WeakSet()
@@ -114,9 +95,8 @@ class QuotaScope:
 
     def _agree(self) -> None:
         """Keep to the least of what the scope and its users allow."""
-        allowed = [self._limits.requests_per_minute, *(user.requests_per_minute for user in self._users)]
-        self._requests.limit = int(min((limit for limit in allowed if limit is not None), default=NO_LIMIT))
-        self._plain = self.adaptive is None and self._requests.limit == NO_LIMIT and self._tokens is None
+        self._budget.agree(user.requests_per_minute for user in self._users)
+        self._plain = self.adaptive is None and self._budget.unlimited
 
     # -- admission ---------------------------------------------------------------------------------------------------
 
@@ -191,22 +171,26 @@ class QuotaScope:
             if self._pauses_in_row == 1:
                 self._row_since = now
             self._spacing_strategy = strategy
-            count, in_row = self._pauses, self._pauses_in_row
             self._paused_until = max(self._paused_until, now + floor)  # holds though this caller is cancelled below
-        if limited is not Limited.UNKNOWN:
-            pause = max(floor, min(_SHORTEST_PAUSE_SECONDS * 2 ** min(in_row - 1, 20), _LONGEST_PAUSE_SECONDS))
-        elif self.adaptive is not None and floor:
-            pause = floor
-        else:
+            row = self._pauses_in_row
+            if limited is not Limited.UNKNOWN:
+                pause = min(_SHORTEST_PAUSE_SECONDS * 2 ** min(row - 1, 20), _LONGEST_PAUSE_SECONDS)
+                self._pause(max(floor, pause))
+                return
+            if self.adaptive is not None and floor:
+                self._pause(floor)
+                return
             self._deciding += 1
-            try:
-                pause = await _cooldown(strategy, in_row)
-            finally:
+        pause = None
+        try:
+            pause = await _cooldown(strategy, row)
+        finally:
+            with self._mutex:  # nobody is admitted between the decision and the pause
+                if pause is not None:
+                    if self.adaptive is not None and row > 1:
+                        pause = min(pause, now - self._row_since)  # an outage that is over is noticed
+                    self._pause(max(floor, pause))
                 self._deciding -= 1  # the caller's `release` lets those go on who wait
-            if self.adaptive is not None and in_row > 1:
-                pause = min(pause, now - self._row_since)  # an outage that is over is noticed
-            pause = max(floor, pause)
-        self._pause(asyncio.get_running_loop().time() + pause, pause, count)
 
     def overloaded(self) -> None:
         """Note that the provider says it is overloaded."""
@@ -218,14 +202,32 @@ class QuotaScope:
         """Seconds until the pause ends; 0 without one."""
         return max(0.0, self._paused_until - now)
 
+    # -- for a fleet -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """See `Holder`."""
+        with self._mutex:
+            yield
+            self._dispatch()
+
+    def demand(self) -> tuple[int, int, int]:
+        """See `Holder`."""
+        first = self._queue.first()
+        if first is None or self._wait_but_for_budget(_now()) != 0.0:
+            return 0, 0, 0
+        limit = self.limit
+        calls = len(self._queue) if limit is None else min(len(self._queue), limit - self.in_flight)
+        if self._budget.of_tokens and self._mean_tokens == 0:
+            calls = 1  # the first call tells what calls use
+        return calls, self._estimate(first.tokens), self._estimate(0)
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _learn(self, admission: Admission, *, succeeded: bool, tokens: int | None, now: float) -> None:
         if tokens is not None:
             self._mean_tokens += 0.1 * (tokens - self._mean_tokens) if self._mean_tokens else tokens
-            if self._tokens is not None and admission.tokens is not None:
-                entry, reserved = admission.tokens
-                self._tokens.adjust(entry, tokens - reserved)
+            self._budget.correct(admission, tokens)
         if succeeded:
             fresh = admission.pause == self._pauses
             if fresh:
@@ -239,10 +241,14 @@ class QuotaScope:
 
     def _estimate(self, prompt_tokens: int) -> int:
         """Tokens to reserve: what calls have used of late, but no less than the prompt."""
-        return max(prompt_tokens, round(self._mean_tokens), 1) if self._tokens is not None else 0
+        return max(prompt_tokens, round(self._mean_tokens), 1) if self._budget.of_tokens else 0
 
     def _wait(self, now: float, tokens: int) -> float | None:
-        """Seconds until a call may start; 0 for now, None until another has ended."""
+        """Seconds until to look again whether a call may start; 0 for now, None until something else has happened."""
+        wait = self._wait_but_for_budget(now)
+        return self._budget.wait(now, tokens) if wait == 0.0 and not self._plain else wait
+
+    def _wait_but_for_budget(self, now: float) -> float | None:
         if now < self._paused_until:
             return self._paused_until - now
         if self._deciding:
@@ -250,14 +256,12 @@ class QuotaScope:
         limit = self.limit
         if self._probe is not None or (limit is not None and self.in_flight >= limit):
             return None
-        if self._tokens is not None and self._mean_tokens == 0 and self.in_flight:
+        if self._budget.of_tokens and self._mean_tokens == 0 and self.in_flight:
             return None  # the first call tells what calls use
         if self._plain and self._since_resume is None:
             return 0.0
         return max(
             self._next_start_at - now if self._since_resume is not None else 0.0,
-            self._requests.wait(now) if self._requests.limit < NO_LIMIT else 0.0,
-            self._tokens.wait(now, tokens) if self._tokens is not None else 0.0,
             self.adaptive.wait(now) if self.adaptive is not None else 0.0,
             0.0,
         )
@@ -270,9 +274,8 @@ class QuotaScope:
             self._since_resume = self._since_resume + 1 if spaced else None
             self._next_start_at = now + delay
         self.in_flight += 1
-        admission = Admission(now, self.in_flight, self._pauses, self._requests.take(now))
-        if self._tokens is not None:
-            admission.tokens = self._tokens.take(now, tokens), tokens
+        admission = Admission(now, self.in_flight, self._pauses)
+        self._budget.take(admission, tokens)
         if self.adaptive is not None:
             admission.took = self.adaptive.started(now)
             if self._pauses_in_row > 1:
@@ -284,7 +287,7 @@ class QuotaScope:
         limited = Limited.UNKNOWN
         if self.adaptive is not None:
             limited = self.adaptive.throttled(now, admission.in_flight, admission.took, wait, fresh=fresh)
-        self._uncount(admission)
+        self._budget.give_back(admission)
         return limited
 
     def _spacing(self, calls: int) -> tuple[bool, float]:
@@ -299,15 +302,8 @@ class QuotaScope:
 
     def _give_back(self, admission: Admission) -> None:
         """Undo an admission whose call was not made."""
-        self._uncount(admission)
+        self._budget.give_back(admission)
         self._leave(admission)
-
-    def _uncount(self, admission: Admission) -> None:
-        self._requests.adjust(admission.request, -1)
-        if self._tokens is not None and admission.tokens is not None:
-            entry, reserved = admission.tokens
-            self._tokens.adjust(entry, -reserved)
-            admission.tokens = None
 
     def _leave(self, admission: Admission) -> None:
         self.in_flight -= 1
@@ -347,16 +343,15 @@ class QuotaScope:
                 self._timer = None
             self._dispatch()
 
-    def _pause(self, until: float, seconds: float, count: int) -> None:
-        with self._mutex:
-            self._paused_until = max(self._paused_until, until)
-            self._paused_since = until - seconds
-            if self.adaptive is None:
-                self._since_resume = 0
-                self._next_start_at = 0.0
-            self._tell(self._users, ProcessingEvent.COOLDOWN_STARTED, duration=seconds, consecutive=self._pauses_in_row)
+    def _pause(self, seconds: float) -> None:
+        self._paused_since = _now()
+        self._paused_until = max(self._paused_until, self._paused_since + seconds)
+        if self.adaptive is None:
+            self._since_resume = 0
+            self._next_start_at = 0.0
+        self._tell(self._users, ProcessingEvent.COOLDOWN_STARTED, duration=seconds, consecutive=self._pauses_in_row)
         if self._events is not None or self._users:
-            asyncio.get_running_loop().call_at(self._paused_until, self._resumed, count)
+            asyncio.get_running_loop().call_at(self._paused_until, self._resumed, self._pauses)
 
     def _resumed(self, count: int) -> None:
         loop = asyncio.get_running_loop()

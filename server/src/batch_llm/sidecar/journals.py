@@ -1,4 +1,4 @@
-"""The journal that the operator's file asks for, and what else sidecars share in its database."""
+"""What the operator's file asks for in `journal.url`: the journal, and what a fleet shares beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from batch_llm.journal.store import JournalStore
 from batch_llm.journal.writer import JournalWriter
+from batch_llm.quota import Fleet
 
 from .batch_log import Journal
-from .settings import JournalSettings
+from .settings import JournalSettings, LocalProvider, Settings
 
 if TYPE_CHECKING:
     from batch_llm.caching.postgres_registry import PostgresCacheRegistry
@@ -59,3 +60,15 @@ def store_at(url: str, state_dir: Path) -> JournalStore:
     from batch_llm.journal.sqlite import SqliteStore
 
     return SqliteStore(Path(url.removeprefix("sqlite://")) if url != "sqlite" else state_dir / "journal.db")
+
+
+def fleet_budgets(settings: Settings) -> Fleet | None:
+    """Those that share the providers' budgets: all sidecars with one database; None where nothing is to be shared."""
+    providers = [each for each in settings.providers.values() if not isinstance(each, LocalProvider)]
+    url = settings.journal.url
+    if not is_shared(url) or not any(each.engine_limits().a_minute for each in providers):
+        return None
+    from batch_llm.postgres import Postgres
+    from batch_llm.quota.postgres import PostgresBudgets
+
+    return Fleet(PostgresBudgets(Postgres(url)))

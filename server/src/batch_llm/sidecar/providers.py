@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch_llm.caching import CacheRecord, CacheRegistry
 from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy
-from batch_llm.quota import QuotaLimits, QuotaScope
+from batch_llm.quota import Fleet, QuotaLimits, QuotaScope
 from batch_llm.shared import AnyStrategy, SharedStrategy
 
 from .settings import (
@@ -37,6 +37,7 @@ class Providers:
         registry: where context caches are remembered that are on this machine.
         state_dir: where local models and caches are kept.
         fleet_registry: where those are remembered that are at their provider; None: with the others.
+        fleet: shares the budgets of providers; None: this sidecar has them alone.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Providers:
         registry: CacheRegistry,
         state_dir: Path,
         fleet_registry: CacheRegistry | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._fleet_registry = fleet_registry or registry
         self._state_dir = state_dir
+        self._fleet = fleet
         self._scopes: dict[tuple[str, str], QuotaScope] = {}
         self._models: dict[str, LocalModel] = {}
         self._hidden: dict[str, HiddenLimits] = {}
@@ -113,7 +116,7 @@ class Providers:
         return isinstance(self._settings.get(record.provider_name), GeminiProvider)
 
     def _scope(self, spec: StrategySpec, provider: Provider) -> QuotaScope:
-        """The quota scope of a provider's model; the provider stands for its credentials."""
+        """The quota scope of a provider's model; the provider stands for its credentials, in a whole fleet."""
         if isinstance(provider, LocalProvider):
             limits, pauses = QuotaLimits(), None  # bounded by its slots
         else:
@@ -129,7 +132,7 @@ class Providers:
             model = bare(model)
         key = (spec.provider, model)
         if key not in self._scopes:
-            self._scopes[key] = QuotaScope(f"{spec.provider}/{model}", limits, pauses)
+            self._scopes[key] = QuotaScope(f"{spec.provider}/{model}", limits, pauses, fleet=self._fleet)
         return self._scopes[key]
 
     def _hidden_limits(self, name: str, settings: SimulatedProvider) -> HiddenLimits | None:

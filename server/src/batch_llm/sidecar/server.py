@@ -32,7 +32,7 @@ from .batch_service import BatchServicer
 from .batches import Batches
 from .cache_service import CacheServicer
 from .catalogue import Catalogue
-from .journals import fleet_registry, journal
+from .journals import fleet_budgets, fleet_registry, journal
 from .live_batch import Engine
 from .providers import Providers
 from .registrations import Registrations
@@ -77,7 +77,8 @@ class Sidecar:
             ) from None
         self._journal = journal(settings.journal, state_dir)
         self._fleet_registry = fleet_registry(settings.journal)
-        self._providers = Providers(settings.providers, self._registry, state_dir, self._fleet_registry)
+        self._fleet = fleet_budgets(settings)
+        self._providers = Providers(settings.providers, self._registry, state_dir, self._fleet_registry, self._fleet)
         self._catalogue = Catalogue(self._providers)
         self._catalogue.declare(settings.strategies)
         self._registrations = Registrations(self._catalogue, self._journal, allowed=settings.server.allow_registration)
@@ -100,6 +101,8 @@ class Sidecar:
             await self._journal.store.open()
             if self._fleet_registry is not None:
                 await self._fleet_registry.open()
+            if self._fleet is not None:
+                await self._fleet.open()
             await self._registrations.restore()
         except (DamagedError, StoreError, PostgresError) as error:
             raise ConfigError(f"journal.url: {error}") from None
@@ -130,6 +133,8 @@ class Sidecar:
         except TimeoutError:
             logger.warning("the journal cannot be written; what was not is lost")
         await self._journal.store.close()
+        if self._fleet is not None:
+            await self._fleet.close()
         try:
             async with asyncio.timeout(_CLEANUP_SECONDS):
                 await self._catalogue.close()

@@ -100,5 +100,9 @@ class FairQueue:
                 return True
         return False
 
+    def __len__(self) -> int:
+        """Who waits, and some that gave up."""
+        return sum(map(len, self._queues.values()))
+
     def __bool__(self) -> bool:
         return bool(self._turns) and self.first() is not None
