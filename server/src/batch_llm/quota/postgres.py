@@ -27,7 +27,10 @@ CREATE TABLE members (id text COLLATE "C" PRIMARY KEY, seen float8 NOT NULL);
 )
 # In one order for all, so that two sidecars do not wait for each other.
 _LOCK = f"SELECT name, state, {_NOW} FROM budgets WHERE name = ANY(%s) ORDER BY name FOR UPDATE"
-_MAKE = f"INSERT INTO budgets SELECT name, '', {_NOW} FROM unnest(%s::text[]) AS name ON CONFLICT DO NOTHING"
+_MAKE = (
+    f"INSERT INTO budgets SELECT name, '', {_NOW} FROM unnest(%s::text[]) AS name ORDER BY name COLLATE \"C\" "
+    "ON CONFLICT DO NOTHING"
+)
 _SET = (
     "UPDATE budgets SET state = new.state, time = new.time FROM "
     "unnest(%s::text[], %s::text[], %s::float8[]) AS new (name, state, time) WHERE budgets.name = new.name"
@@ -77,11 +80,17 @@ class PostgresBudgets:
         async def draw(connection: psycopg.AsyncConnection[Row]) -> dict[str, Answer]:
             nonlocal tries
             tries += 1
+            while (answers := await once(connection)) is None:
+                # By itself, so that nobody who holds some of them waits for others that are being made.
+                await connection.execute(_MAKE.encode(), (list(by_name),))
+            return answers
+
+        async def once(connection: psycopg.AsyncConnection[Row]) -> dict[str, Answer] | None:
+            """The answers; None: there is no row yet for some."""
             async with connection.transaction():
                 rows = await fetch(connection, _LOCK, list(by_name))
                 if len(rows) < len(by_name):
-                    await connection.execute(_MAKE.encode(), (list(by_name),))
-                    rows = await fetch(connection, _LOCK, list(by_name))
+                    return None
                 answers, states = {}, []
                 for name, state, now in rows:
                     key, ask = by_name[name]
