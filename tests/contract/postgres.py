@@ -39,12 +39,14 @@ class PostgresServer:
         # Not below pytest's folder: that is closed to the server's user.
         self.folder = Path(tempfile.mkdtemp(prefix="batch-llm-postgres-"))
         self.data = self.folder / "data"
-        self.user: str | None = None
+        self.as_user: list[str] = []
         self.down = True
         if os.getuid() == 0:
-            names = {entry.pw_name for entry in pwd.getpwall()}
-            self.user = "postgres" if "postgres" in names else "nobody"
-            shutil.chown(self.folder, self.user)
+            users = {entry.pw_name: entry for entry in pwd.getpwall()}
+            user = users.get("postgres", users["nobody"])
+            shutil.chown(self.folder, user.pw_uid)
+            # Not by `subprocess`, which forks for that: grpc's handlers crash in the child while calls are under way.
+            self.as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         self._run("initdb", "-D", self.data, "-A", "trust", "-U", "batch", "-E", "UTF8", "--locale=C")
 
     @property
@@ -87,15 +89,13 @@ class PostgresServer:
         shutil.rmtree(self.folder)
 
     def _run(self, program: str, *arguments: object, check: bool = True) -> None:
-        command = [str(self.programs / program), *map(str, arguments)]
+        command = [*self.as_user, str(self.programs / program), *map(str, arguments)]
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
         # Its output goes to a file: the server inherits it, and would keep a pipe open.
         with tempfile.TemporaryFile() as output:
-            done = subprocess.run(
-                command, stdout=output, stderr=output, user=self.user, cwd="/", env=environment, check=False
-            )
+            done = subprocess.run(command, stdout=output, stderr=output, cwd="/", env=environment, check=False)
             output.seek(0)
-            assert not check or done.returncode == 0, f"{command}: {output.read().decode()}"
+            assert not check or done.returncode == 0, f"{command}: {done.returncode}: {output.read().decode()}"
 
 
 @contextmanager
