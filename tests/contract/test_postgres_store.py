@@ -199,6 +199,18 @@ async def test_what_was_promised_survives_a_killed_server(own_server: PostgresSe
         assert [problem async for problem in problems(store)] == []
 
 
+async def test_a_batch_that_is_being_written_is_not_waited_for(
+    store: PostgresStore, postgres: PostgresServer, schema: str
+) -> None:
+    """By a sidecar that was stopped in mid-transaction, for instance: others have more to do."""
+    await store.write([begin(owner="other", lease_seconds=0)])
+    with psycopg.connect(postgres.url) as stopped:
+        stopped.execute(f"SELECT * FROM {schema}.batches FOR UPDATE".encode())
+        async with asyncio.timeout(5):  # its lock would be waited for for 10 s
+            assert await store.claim("batch", "me", 60) is None
+    assert await store.claim("batch", "me", 60)
+
+
 async def test_many_sidecars_may_open_it_at_once(postgres: PostgresServer, schema: str) -> None:
     stores = [PostgresStore(postgres.url, schema) for _ in range(8)]
     await asyncio.gather(*(store.open() for store in stores))

@@ -28,7 +28,7 @@ from .records import (
     single_keys,
 )
 from .sqlite_files import Lock, check_log, check_presence, explain
-from .store import ENDED, BatchRecord, BatchState, DamagedError, Single, StoreError, StrategyExistsError, Write
+from .store import ENDED, BatchRecord, BatchState, DamagedError, SingleRecord, StoreError, StrategyExistsError, Write
 
 logger = logging.getLogger("batch_llm.journal")
 
@@ -61,8 +61,8 @@ CREATE TABLE results (
 );
 CREATE TABLE starts (place INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, indexes BLOB NOT NULL);
 CREATE TABLE singles (
-  idempotency_key TEXT PRIMARY KEY, digest BLOB NOT NULL, result BLOB NOT NULL, time REAL NOT NULL,
-  checksum INTEGER NOT NULL
+  idempotency_key TEXT PRIMARY KEY, digest BLOB NOT NULL, result BLOB NOT NULL, owner TEXT NOT NULL,
+  lease_until REAL NOT NULL, time REAL NOT NULL, checksum INTEGER NOT NULL
 );
 CREATE INDEX singles_time ON singles (time);
 CREATE TABLE erasing (key INTEGER PRIMARY KEY);
@@ -76,7 +76,7 @@ _PUT_BATCH = f"INSERT OR REPLACE INTO batches VALUES ({', '.join('?' * len(BATCH
 _PUT_ITEMS = "INSERT INTO items VALUES ((?1 << 32) | ?2, ?3, ?4, ?5)"
 _PUT_RESULTS = "INSERT INTO results VALUES ((?1 << 32) | ?2, ?3, ?4, ?5, ?6)"
 _PUT_STARTS = "INSERT INTO starts VALUES ((?1 << 32) | ?2, ?3, ?4)"
-_PUT_SINGLE = "INSERT OR REPLACE INTO singles VALUES (?, ?, ?, ?, ?)"
+_PUT_SINGLE = "INSERT OR REPLACE INTO singles VALUES (?, ?, ?, ?, ?, ?, ?)"
 _PUT_STRATEGY = "INSERT OR IGNORE INTO strategies VALUES (?, ?, ?)"
 
 
@@ -143,7 +143,11 @@ class SqliteStore(TableStore):
         """See `JournalStore`."""
         return await self._run(self._resumable)
 
-    async def single(self, key: str) -> Single | None:
+    async def now(self) -> float:
+        """See `JournalStore`."""
+        return self._clock()
+
+    async def single(self, key: str) -> SingleRecord | None:
         """See `JournalStore`."""
         return (await self._run(self._load_singles, [key])).get(key)
 
@@ -337,7 +341,8 @@ class SqliteStore(TableStore):
             db.executemany(_PUT_RESULTS, done.results)
             for single in done.singles.values():
                 check = single_checksum(single, now)
-                db.execute(_PUT_SINGLE, (single.key, single.digest, single.result, now, check))
+                row = (single.key, single.digest, single.result, single.owner, single.lease_until, now, check)
+                db.execute(_PUT_SINGLE, row)
             for registration in done.registrations.values():
                 if not db.execute(_PUT_STRATEGY, registration_row(registration)).rowcount:
                     raise StrategyExistsError(registration)
@@ -372,7 +377,7 @@ class SqliteStore(TableStore):
         rows = (self._open_db.execute(ask, (batch_id,)).fetchone() for batch_id in wanted)
         return {row[1]: row for row in rows if row}
 
-    def _load_singles(self, keys: Sequence[str]) -> dict[str, Single]:
+    def _load_singles(self, keys: Sequence[str]) -> dict[str, SingleRecord]:
         singles = {}
         for key in keys:
             row = self._open_db.execute("SELECT * FROM singles WHERE idempotency_key = ?", (key,)).fetchone()
