@@ -295,7 +295,7 @@ def test_without_the_extra_the_error_names_it() -> None:
 async def test_a_newer_schema_is_refused(postgres: PostgresServer, store: PostgresStore, schema: str) -> None:
     tell(postgres.url, f"UPDATE {schema}.version SET version = 99")
     for inspect in (False, True):
-        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 2 .* run the newer batch-llm"):
+        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 3 .* run the newer batch-llm"):
             async with opened(postgres.url, schema, inspect=inspect):
                 pass
 
@@ -307,11 +307,11 @@ async def test_an_older_schema_moves_forward(
     await store.write([begun, items(begun, 0)])
     steps = (*postgres_store._STEPS, "CREATE TABLE one (x int)", "ALTER TABLE one ADD y int")
     monkeypatch.setattr("batch_llm.journal.postgres._STEPS", steps)
-    monkeypatch.setattr("batch_llm.journal.postgres.VERSION", 4)
+    monkeypatch.setattr("batch_llm.journal.postgres.VERSION", 5)
     for _ in range(2):
         async with opened(postgres.url, schema) as again:
             assert len(await all_items(again)) == 1
-            assert await again._ask("SELECT version FROM version") == [(4,)]
+            assert await again._ask("SELECT version FROM version") == [(5,)]
             assert await again._ask("SELECT x, y FROM one") == []
 
 

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
+from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, SINGLE_COLUMNS, WAY_ON, Row, TableStore
 from .records import BATCH_COLUMNS, Transaction, batch_ids, claimed, registration_row, single_checksum, single_keys
 from .store import (
     ENDED,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-VERSION = 2
+VERSION = 3
 _STRATEGIES_SINCE = 2
 # Version 1.
 _SCHEMA = """
@@ -54,11 +54,10 @@ CREATE TABLE starts (
   key bigint, number bigint, checksum bigint NOT NULL, indexes bytea NOT NULL, PRIMARY KEY (key, number)
 );
 CREATE TABLE singles (
-  idempotency_key text COLLATE "C" PRIMARY KEY, digest bytea NOT NULL, result bytea NOT NULL, owner text NOT NULL,
-  lease_until float8 NOT NULL, time float8 NOT NULL, checksum bigint NOT NULL
+  idempotency_key text COLLATE "C" PRIMARY KEY, digest bytea NOT NULL, result bytea NOT NULL, time float8 NOT NULL,
+  checksum bigint NOT NULL
 );
 CREATE INDEX singles_time ON singles (time);
-CREATE TABLE asks (batch_id text COLLATE "C" PRIMARY KEY, ask text NOT NULL, time float8 NOT NULL);
 CREATE TABLE writers (id text PRIMARY KEY, number bigint NOT NULL, time float8 NOT NULL);
 CREATE TABLE version (version integer NOT NULL);
 INSERT INTO version VALUES (1);
@@ -66,6 +65,8 @@ INSERT INTO version VALUES (1);
 # What moves a schema from the version that is its index + 1 to the next.
 _STEPS: tuple[str, ...] = (
     'CREATE TABLE strategies (name text COLLATE "C" PRIMARY KEY, spec bytea NOT NULL, checksum bigint NOT NULL)',
+    "ALTER TABLE singles ADD owner text NOT NULL DEFAULT '', ADD lease_until float8 NOT NULL DEFAULT 0;"
+    'CREATE TABLE asks (batch_id text COLLATE "C" PRIMARY KEY, ask text NOT NULL, time float8 NOT NULL)',
 )
 
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
@@ -102,7 +103,7 @@ _RESUMABLE = (
 )
 _WRITER_SECONDS = 30 * 86_400  # how long the row of a writer that has ended is kept
 _NEW_KEYS = "SELECT nextval('batch_keys') FROM generate_series(1, %s)"
-_SINGLES = "SELECT * FROM singles WHERE idempotency_key = ANY(%s)"
+_SINGLES = f"SELECT {SINGLE_COLUMNS} FROM singles WHERE idempotency_key = ANY(%s)"
 _BATCH_ID = "batches_batch_id"
 
 # A stalled network is noticed; the URL may say otherwise. https://www.postgresql.org/docs/current/libpq-connect.html
@@ -219,7 +220,7 @@ class PostgresStore(TableStore):
 
     async def single(self, key: str) -> SingleRecord | None:
         """See `JournalStore`."""
-        rows = await self._ask("SELECT * FROM singles WHERE idempotency_key = %s", key) if "\0" not in key else []
+        rows = await self._ask(_SINGLES, [key]) if "\0" not in key else []
         return self._single(rows[0]) if rows else None
 
     async def unregister(self, name: str) -> bool:
@@ -345,7 +346,7 @@ class PostgresStore(TableStore):
                     await cursor.executemany(statement.encode(), values)
             for key, single in sorted(done.singles.items()):
                 check = single_checksum(single, now)
-                row = (key, single.digest, single.result, single.owner, single.lease_until, now, check)
+                row = (key, single.digest, single.result, now, check, single.owner, single.lease_until)
                 await cursor.execute(_PUT_SINGLE.encode(), row)
                 if not cursor.rowcount:
                     raise SingleExistsError(next(w for w in writes if isinstance(w, Single) and w.key == key))

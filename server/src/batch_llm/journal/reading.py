@@ -35,6 +35,7 @@ COLUMNS = {
 """Tables of records with their columns, after those that say whose and which a record is; the last is the largest."""
 
 BATCH_SELECT = f"SELECT {', '.join(BATCH_COLUMNS)} FROM batches"
+SINGLE_COLUMNS = "idempotency_key, digest, result, time, checksum, owner, lease_until"
 Row = tuple[Any, ...]
 
 
@@ -168,7 +169,7 @@ class TableStore(JournalStore):
         return batch
 
     def _single(self, row: Row) -> SingleRecord:
-        key, digest, result, owner, lease_until, written, check = row
+        key, digest, result, written, check, owner, lease_until = row
         single = SingleRecord(key, bytes(digest), bytes(result), owner, lease_until)
         if check != single_checksum(single, written):
             self._damaged(f"the record of idempotency key {key!r} does not have its checksum", None)

@@ -268,8 +268,9 @@ def checksum(kind: bytes, key: int, number: int, count: int, *parts: bytes) -> i
 
 def single_checksum(single: SingleRecord, written: float) -> int:
     """CRC-32 of a single and its time."""
-    fields = (single.key, single.digest, single.result, single.owner, single.lease_until, written)
-    return crc32(repr(fields).encode())
+    # Before version 3 of the schema they had no owner.
+    lease = (single.owner, single.lease_until) if single.owner else ()
+    return crc32(repr((single.key, single.digest, single.result, written, *lease)).encode())
 
 
 def registration_row(registration: Registration) -> tuple[str, bytes, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from .check import problems
-from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
+from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, SINGLE_COLUMNS, WAY_ON, Row, TableStore
 from .records import (
     BATCH_COLUMNS,
     Batch,
@@ -35,7 +35,7 @@ logger = logging.getLogger("batch_llm.journal")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-VERSION = 2
+VERSION = 3
 _STRATEGIES_SINCE = 2
 _APPLICATION_ID = 0x624C4C4A  # "bLLJ": says that the file is a journal of ours
 _BUSY_SECONDS = 2.0
@@ -61,8 +61,8 @@ CREATE TABLE results (
 );
 CREATE TABLE starts (place INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, indexes BLOB NOT NULL);
 CREATE TABLE singles (
-  idempotency_key TEXT PRIMARY KEY, digest BLOB NOT NULL, result BLOB NOT NULL, owner TEXT NOT NULL,
-  lease_until REAL NOT NULL, time REAL NOT NULL, checksum INTEGER NOT NULL
+  idempotency_key TEXT PRIMARY KEY, digest BLOB NOT NULL, result BLOB NOT NULL, time REAL NOT NULL,
+  checksum INTEGER NOT NULL
 );
 CREATE INDEX singles_time ON singles (time);
 CREATE TABLE erasing (key INTEGER PRIMARY KEY);
@@ -70,6 +70,8 @@ CREATE TABLE erasing (key INTEGER PRIMARY KEY);
 # What moves a file from the version that is its index + 1 to the next.
 _STEPS: tuple[str, ...] = (
     "CREATE TABLE strategies (name TEXT PRIMARY KEY, spec BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "ALTER TABLE singles ADD owner TEXT NOT NULL DEFAULT '';\n"
+    "ALTER TABLE singles ADD lease_until REAL NOT NULL DEFAULT 0",
 )
 
 _PUT_BATCH = f"INSERT OR REPLACE INTO batches VALUES ({', '.join('?' * len(BATCH_COLUMNS))})"
@@ -341,7 +343,7 @@ class SqliteStore(TableStore):
             db.executemany(_PUT_RESULTS, done.results)
             for single in done.singles.values():
                 check = single_checksum(single, now)
-                row = (single.key, single.digest, single.result, single.owner, single.lease_until, now, check)
+                row = (single.key, single.digest, single.result, now, check, single.owner, single.lease_until)
                 db.execute(_PUT_SINGLE, row)
             for registration in done.registrations.values():
                 if not db.execute(_PUT_STRATEGY, registration_row(registration)).rowcount:
@@ -379,8 +381,9 @@ class SqliteStore(TableStore):
 
     def _load_singles(self, keys: Sequence[str]) -> dict[str, SingleRecord]:
         singles = {}
+        ask = f"SELECT {SINGLE_COLUMNS} FROM singles WHERE idempotency_key = ?"
         for key in keys:
-            row = self._open_db.execute("SELECT * FROM singles WHERE idempotency_key = ?", (key,)).fetchone()
+            row = self._open_db.execute(ask, (key,)).fetchone()
             if row is not None:
                 singles[key] = self._single(row)
         return singles
