@@ -13,7 +13,7 @@ pytest_plugins = ["batch_llm.emulator.pytest_plugin"] if find_spec("batch_llm") 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     faults = parser.getgroup("faults", "tests/faults")
-    faults.addoption("--kills", type=int, default=32, help="how often test_sidecar_killed kills it (default: 32)")
+    faults.addoption("--kills", type=int, default=50, help="how often test_sidecar_killed kills it (default: 50)")
     faults.addoption("--seed", help="draw the faults of a run before again; it is printed with a failure")
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from batch_llm.journal.check import problems
 from batch_llm.journal.store import (
+    Ask,
     BatchExistsError,
     BatchState,
     Begin,
@@ -284,6 +286,41 @@ async def test_resumable(store: JournalStore) -> None:
     assert await store.resumable() == ["free", "over", "sealed"]
 
 
+async def test_what_sidecars_ask_of_each_other(store: JournalStore) -> None:
+    if not store.shared:
+        assert await store.asked(["batch"]) == {}
+        for call in (store.ask("batch", Ask.CANCEL), store.refuse("batch")):
+            with pytest.raises(RuntimeError, match="not shared"):
+                await call
+        return
+    batches = [begin(name, owner="", detach=name != "attached") for name in ("attached", "free", "other")]
+    await store.write(batches)
+    assert await store.asked(["attached", "free", "other"]) == {}
+    await store.ask("free", Ask.YIELD)
+    assert await store.resumable() == ["other"], "a client comes for it"
+    await store.refuse("free")
+    assert await store.resumable() == ["free", "other"]
+    await store.ask("attached", Ask.CANCEL)
+    assert await store.resumable() == ["attached", "free", "other"], "somebody must cancel it"
+    await store.ask("attached", Ask.YIELD)
+    await store.ask("other", Ask.YIELD)
+    await store.refuse("attached")
+    assert await store.asked(["attached", "free", "other"]) == {"attached": Ask.CANCEL, "other": Ask.YIELD}
+    for name in ("attached", "other"):
+        assert await store.claim(name, "me", 60)
+    assert await store.asked(["attached", "other"]) == {"attached": Ask.CANCEL}
+    assert await store.delete("attached")
+    assert await store.asked(["attached"]) == {}
+
+
+async def test_its_clock_is_that_of_its_times(store: JournalStore) -> None:
+    before = await store.now()
+    await store.write([begin()])
+    record = await store.get("batch")
+    assert record is not None
+    assert before <= record.create_time <= await store.now()
+
+
 async def test_listing_by_pages_and_states(store: JournalStore) -> None:
     names = sorted(f"{letter}{number}" for letter in ("b", "B", "é", "\U0001f600", "_") for number in range(5))
     begun = [begin(name) for name in random.Random(1).sample(names, len(names))]
@@ -302,15 +339,57 @@ async def test_singles(store: JournalStore) -> None:
     assert await store.single("key") is None
     await store.write([Single("key", b"digest", b"")])
     await store.write([Single("key", b"digest", b"")])
-    assert await store.single("key") == Single("key", b"digest", b"")
+    begun = await store.single("key")
+    assert begun is not None
+    assert (begun.digest, begun.result, begun.owner) == (b"digest", b"", "")
     for refused in (Single("key", b"other", b""), Single("key", b"other", b"result")):
         with pytest.raises(SingleExistsError) as error:
             await store.write([refused])
         assert error.value.key == "key"
     await store.write([Single("other", b"x", b""), Single("key", b"digest", b"result")])
-    assert await store.single("key") == Single("key", b"digest", b"result")
+    ended = await store.single("key")
+    assert ended is not None
+    assert (ended.digest, ended.result) == (b"digest", b"result")
     with pytest.raises(SingleExistsError):
         await store.write([Single("key", b"digest", b"")])
+
+
+async def test_a_single_is_its_owners_while_the_lease_lasts(store: JournalStore) -> None:
+    mine, others = (Single("key", b"digest", b"", owner, 60) for owner in ("me", "other"))
+    await store.write([mine])
+    known = await store.single("key")
+    assert known is not None
+    assert (known.owner, known.lease_until) == ("me", pytest.approx(await store.now() + 60, abs=30))
+    for refused in (others, replace(others, result=b"result")):
+        with pytest.raises(SingleExistsError):
+            await store.write([refused])
+    await store.write([mine])
+    await store.write([replace(mine, lease_seconds=0)])
+    await store.write([others])
+    with pytest.raises(SingleExistsError):
+        await store.write([replace(mine, result=b"late")])
+    await store.write([replace(others, result=b"result")])
+    ended = await store.single("key")
+    assert ended is not None
+    assert ended.result == b"result"
+
+
+async def test_one_of_two_sidecars_has_an_idempotency_key(store: JournalStore, make_store: Make) -> None:
+    rivals = [store]
+    if store.shared:
+        rivals.append(make_store())
+        await rivals[1].open()
+    for number in range(20):
+        writes = [Single(f"key {number}", b"digest", b"", f"owner {place}", 60) for place in range(6)]
+        outcomes = await asyncio.gather(
+            *(rivals[place % len(rivals)].write([write]) for place, write in enumerate(writes)), return_exceptions=True
+        )
+        (winner,) = [write for write, outcome in zip(writes, outcomes, strict=True) if outcome is None]
+        known = await store.single(winner.key)
+        assert known is not None
+        assert known.owner == winner.owner
+    for rival in rivals[1:]:
+        await rival.close()
 
 
 async def test_one_of_two_items_wins_an_idempotency_key(store: JournalStore, make_store: Make) -> None:
@@ -324,7 +403,9 @@ async def test_one_of_two_items_wins_an_idempotency_key(store: JournalStore, mak
             *(rivals[place % len(rivals)].write([write]) for place, write in enumerate(writes)), return_exceptions=True
         )
         (winner,) = [write for write, outcome in zip(writes, outcomes, strict=True) if outcome is None]
-        assert await store.single(winner.key) == winner
+        known = await store.single(winner.key)
+        assert known is not None
+        assert known.digest == winner.digest
     for rival in rivals[1:]:
         await rival.close()
 

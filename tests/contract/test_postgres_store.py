@@ -195,9 +195,21 @@ async def test_what_was_promised_survives_a_killed_server(own_server: PostgresSe
             sequence += 300
             await asyncio.to_thread(own_server.kill)
             await asyncio.gather(*promised, *more)
-        await restart(0)  # all may have been written before the last kill
+        await restart(0)  # all may have been written when the last kill came
         assert [record.sequences for record in await all_results(store)] == [(each,) for each in range(1, sequence + 1)]
         assert [problem async for problem in problems(store)] == []
+
+
+async def test_a_batch_that_is_being_written_is_not_waited_for(
+    store: PostgresStore, postgres: PostgresServer, schema: str
+) -> None:
+    """By a sidecar that was stopped in mid-transaction, for instance: others have more to do."""
+    await store.write([begin(owner="other", lease_seconds=0)])
+    with psycopg.connect(postgres.url) as stopped:
+        stopped.execute(f"SELECT * FROM {schema}.batches FOR UPDATE".encode())
+        async with asyncio.timeout(5):  # its lock would be waited for for 10 s
+            assert await store.claim("batch", "me", 60) is None
+    assert await store.claim("batch", "me", 60)
 
 
 async def test_many_sidecars_may_open_it_at_once(postgres: PostgresServer, schema: str) -> None:
@@ -284,7 +296,7 @@ def test_without_the_extra_the_error_names_it() -> None:
 async def test_a_newer_schema_is_refused(postgres: PostgresServer, store: PostgresStore, schema: str) -> None:
     tell(postgres.url, f"UPDATE {schema}.version SET version = 99")
     for inspect in (False, True):
-        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 2 .* run the newer batch-llm"):
+        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 3 .* run the newer batch-llm"):
             async with opened(postgres.url, schema, inspect=inspect):
                 pass
 
@@ -299,7 +311,7 @@ async def test_an_older_schema_moves_forward(
     for _ in range(2):
         async with opened(postgres.url, schema) as again:
             assert len(await all_items(again)) == 1
-            assert await again._ask("SELECT version FROM version") == [(4,)]
+            assert await again._ask("SELECT version FROM version") == [(5,)]
             assert await again._ask("SELECT x, y FROM one") == []
 
 

@@ -19,7 +19,17 @@ import pytest
 from batch_llm.journal import sqlite
 from batch_llm.journal.check import problems
 from batch_llm.journal.sqlite import SqliteStore
-from batch_llm.journal.store import BatchState, Change, DamagedError, Registration, Results, Single, Starts, StoreError
+from batch_llm.journal.store import (
+    BatchState,
+    Change,
+    DamagedError,
+    Registration,
+    Results,
+    Single,
+    SingleRecord,
+    Starts,
+    StoreError,
+)
 
 from .test_journal_store import all_items, all_results, all_starts, begin, everything, finish, items, results
 
@@ -289,7 +299,7 @@ async def test_a_newer_schema_is_refused(sqlite_path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     db.close()
     for inspect in (False, True):
-        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 2 .* run the newer batch-llm"):
+        with pytest.raises(DamagedError, match=r"schema version 99, newer than the 3 .* run the newer batch-llm"):
             await SqliteStore(sqlite_path).open(inspect=inspect)
 
 
@@ -297,11 +307,11 @@ async def test_an_older_schema_moves_forward(sqlite_path: Path, monkeypatch: pyt
     await filled(sqlite_path)
     steps = ("CREATE TABLE one (x);\nINSERT INTO one VALUES (1);\n", "ALTER TABLE one ADD COLUMN y")
     monkeypatch.setattr("batch_llm.journal.sqlite._STEPS", (*sqlite._STEPS, *steps))
-    monkeypatch.setattr("batch_llm.journal.sqlite.VERSION", 4)
+    monkeypatch.setattr("batch_llm.journal.sqlite.VERSION", 5)
     for _ in range(2):
         async with opened(sqlite_path) as store:
             assert len(await all_results(store)) == 40
-            assert await store._run(store._version) == 4
+            assert await store._run(store._version) == 5
             assert await store._run(store._all_rows, "SELECT x, y FROM one", ()) == [(1, None)]
 
 
@@ -318,12 +328,12 @@ async def test_a_file_of_version_1_moves_forward(sqlite_path: Path) -> None:
         assert await store.strategies() == [], "an older one can be looked into"
     async with opened(sqlite_path) as store:
         assert await all_results(store) == [Results("batch", 0, (1,), (0,), 0, b"results")]
-        assert await store.single("key") == Single("key", b"digest", b"result")
+        assert await store.single("key") == SingleRecord("key", b"digest", b"result", "", 0.0)
         await store.write([registration])
     async with opened(sqlite_path) as store:
         assert [problem async for problem in problems(store)] == []
         assert await store.strategies() == [registration]
-        assert await store._run(store._version) == 2
+        assert await store._run(store._version) == 3
 
 
 @pytest.mark.parametrize("change", ["name = 'other'", "spec = x'00'"])

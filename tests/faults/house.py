@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from random import Random
 
@@ -64,12 +64,33 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A sidecar of a fleet.
+
+    Args:
+        key: by which the provider tells its calls.
+        process: it.
+    """
+
+    key: str
+    process: Process
+
+    @property
+    def address(self) -> str:
+        """Where it serves; waits until it does."""
+        return self.process.until_said(r"serving on (\S+)")[1]
+
+
+@dataclass(frozen=True)
 class Life:
     """What the journal said of a batch when a sidecar had ended: ids of items."""
 
     key: str
     done: frozenset[str]
     begun: frozenset[str]
+
+    calls: int = 0
+    """Calls that the provider had got."""
 
     @property
     def open(self) -> frozenset[str]:
@@ -119,7 +140,7 @@ class House:
 
     def close(self) -> None:
         for process in self.processes:
-            process.kill()
+            process.kill()  # also one that is stopped
         shutil.rmtree(self._sockets)
 
     @property
@@ -133,23 +154,69 @@ class House:
     def start(self) -> Process:
         """Start a sidecar with a key of its own, by which the provider tells its calls from those of others."""
         assert self.sidecar is None or self.sidecar.code is not None
+        self.sidecar = self.launch()
+        return self.sidecar
+
+    def join(self, *, clock: float = 0.0, drain_seconds: float | None = None) -> Member:
+        """Start one sidecar of a fleet, on a port of its own.
+
+        Args:
+            clock: how many seconds its wall clock is off.
+            drain_seconds: how long SIGTERM waits.
+        """
+        number = len(self.keys)
+        offset = self.folder / f"clock{number}"
+        offset.write_text(str(clock))
+        return Member(
+            f"key-{number}",
+            self.launch(
+                listen="127.0.0.1:0",
+                state=self.folder / f"state{number}",
+                drain_seconds=drain_seconds,
+                program=("-m", "tests.faults.jumping_clock") if clock else None,
+                environment={"CLOCK_OFFSET_FILE": str(offset)},
+            ),
+        )
+
+    def fleet(self, count: int) -> list[Member]:
+        """So many sidecars, all up."""
+        members = [self.join() for _ in range(count)]
+        for member in members:
+            self.visit(member)
+        return members
+
+    def visit(self, member: Member) -> None:
+        """Have clients find this sidecar, once it serves."""
+        self._address = member.address
+
+    def launch(
+        self,
+        *,
+        listen: str = "",
+        state: Path | None = None,
+        drain_seconds: float | None = None,
+        program: Sequence[object] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start one of perhaps several; what is not given is as the house has it."""
         key = f"key-{len(self.keys)}"
         self.keys.append(key)
-        config = self.folder / "sidecar.toml"
+        config = self.folder / f"{key}.toml"
         config.write_text(
             CONFIG.format(
-                state=self.state,
-                listen=self.listen,
-                drain_seconds=self.drain_seconds,
-                journal=self.journal,
+                state=state or self.state,
+                listen=listen or self.listen,
+                drain_seconds=self.drain_seconds if drain_seconds is None else drain_seconds,
+                # By its name the server's sessions tell whose they are.
+                journal=self.journal + (f"&application_name={key}" if "?" in self.journal else ""),
                 emulator=self.emulator.url,
                 provider_limit=MAX_CONCURRENCY if self.limit_by == "provider" else 64,
                 strategy_limit=MAX_CONCURRENCY if self.limit_by == "strategy" else 0,
             )
         )
-        environment = {"GEMINI_API_KEY": key, **self.environment}
-        self.sidecar = self.run(f"{key}.log", *self.program, "serve", "--config", config, environment=environment)
-        return self.sidecar
+        environment = {"GEMINI_API_KEY": key, **self.environment, **(environment or {})}
+        program = self.program if program is None else program
+        return self.run(f"{key}.log", *program, "serve", "--config", config, environment=environment)
 
     def up(self) -> Process:
         sidecar = self.start()
@@ -176,15 +243,20 @@ class House:
         assert "Traceback" not in sidecar.said
         return sidecar.said
 
-    def look(self, *, over: bool = True) -> None:
-        """Note what the journal says of each batch, now that its sidecar has ended, or (not `over`) stands still."""
-        if over and self.journal != "sqlite":
-            _wait_for_last_commits(self.journal)
-        for job in self.jobs:
-            self.ended.setdefault(job.batch_id, []).append(asyncio.run(self._look(job.batch_id)))
+    def look(self, key: str = "", *, over: bool = True) -> None:
+        """Note what the journal says of each batch, now that a sidecar has ended, or (not `over`) stands still.
 
-    async def _look(self, batch_id: str) -> Life:
-        key = self.keys[-1]
+        Args:
+            key: the sidecar's; empty: the last one's.
+            over: whether it has ended.
+        """
+        key = key or self.keys[-1]
+        if self.journal != "sqlite":
+            _wait_for_last_commits(self.journal, key, over=over)
+        for job in self.jobs:
+            self.ended.setdefault(job.batch_id, []).append(asyncio.run(self._look(job.batch_id, key)))
+
+    async def _look(self, batch_id: str, key: str) -> Life:
         with ExitStack() as stack:
             if self.journal == "sqlite":
                 if not (self.state / "journal.db").exists():
@@ -199,7 +271,7 @@ class House:
                 store = PostgresStore(self.journal)
             await store.open(inspect=True)
             try:
-                return await _life(store, batch_id, key)
+                return replace(await _life(store, batch_id, key), calls=self.calls())
             finally:
                 await store.close()
 
@@ -287,11 +359,11 @@ class House:
         until(f"{count} calls", look)
         return process.code is None
 
-    def calls_of(self, job: Job) -> dict[str, list[str]]:
-        """For each item, the keys with which it was called, in order."""
+    def calls_of(self, job: Job, *, after: int = 0, until: int | None = None) -> dict[str, list[str]]:
+        """For each item, the keys with which it was called, in order, by the calls in this range of all."""
         keys = {hashlib.sha256(key.encode()).hexdigest()[:12]: key for key in self.keys}
         calls: dict[str, list[str]] = {item_id: [] for item_id in job.prompts}
-        for request in self.emulator.requests("generate"):
+        for request in self.emulator.requests("generate")[after:until]:
             text = json.loads(request["body"])["contents"][0]["parts"][0]["text"]
             item_id = json.loads(text)["simulate"]["id"]
             if item_id in calls:
@@ -312,13 +384,10 @@ class House:
         calls = self.calls_of(job)
         assert all(calls.values()), "an item has a result and was never called"
         lives = self.ended.get(job.batch_id, [])
-        order = {key: number for number, key in enumerate(self.keys)}
-        paid_twice = {
-            item_id
-            for life in lives
-            for item_id in life.done
-            if order[calls[item_id][-1]] > order[life.key] or len(set(calls[item_id])) < len(calls[item_id])
-        }
+        paid_twice = set[str]()
+        for life in lives:
+            later = self.calls_of(job, after=life.calls)
+            paid_twice |= {item_id for item_id in life.done if later[item_id]}
         assert not paid_twice, f"had a durable result and were called again: {sorted(paid_twice)}"
         for item_id, keys in calls.items():
             assert len(keys) == len(set(keys)), f"{item_id} was called twice by one sidecar: {keys}"
@@ -327,7 +396,8 @@ class House:
         assert repeated <= marked, f"were called again and have no mark: {sorted(repeated - marked)}"
         in_flight = frozenset[str]().union(*(life.open for life in lives))
         for life in lives:
-            called = {item_id for item_id, keys in calls.items() if life.key in keys}
+            before = self.calls_of(job, until=life.calls)
+            called = {item_id for item_id, keys in before.items() if life.key in keys}
             assert called <= life.done | life.begun, "an item was called before the journal said so"
             assert len(life.open) <= MAX_CONCURRENCY, f"{len(life.open)} marks by one kill"
         assert marked == in_flight, f"marks differ by {sorted(marked ^ in_flight)}"
@@ -355,11 +425,11 @@ class House:
                 assert WorkItemResult.FromString(base64.b64decode(line["wire"])) == result
 
 
-def _wait_for_last_commits(url: str) -> None:
-    """What a killed sidecar had sent to PostgreSQL may be committed a moment later."""
-    ask = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+def _wait_for_last_commits(url: str, key: str, *, over: bool) -> None:
+    """What a killed sidecar, or one that was stopped, had sent to PostgreSQL may be committed a moment later."""
+    ask = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND (%s OR state = 'active')"
     with psycopg.connect(url, autocommit=True) as connection:
-        until("no other connection", lambda: connection.execute(ask).fetchone() == (0,))
+        until("the end of its sessions' work", lambda: connection.execute(ask, (key, over)).fetchone() == (0,))
 
 
 def check_totals(totals: BatchResult, results: Sequence[WorkItemResult]) -> None:

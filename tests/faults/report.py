@@ -1,9 +1,11 @@
-"""The table of faults."""
+"""The table of faults, as it is printed at the end of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import add
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,13 @@ class Row:
 
 
 def table(rows: Iterable[Row]) -> list[str]:
+    rows = [*rows]
+    total = reduce(add, rows)
     titles = ["fault", "faults", "items", "calls", "repeats", "marks", "lost", "completed, paid twice"]
-    lines = [titles, *([str(getattr(row, one.name)) for one in fields(row)] for row in rows)]
+    lines = [
+        titles,
+        *([str(getattr(row, one.name)) for one in fields(row)] for row in (*rows, replace(total, fault="all"))),
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = [str.ljust, *[str.rjust] * (len(widths) - 1)]
     return ["  ".join(map(lambda side, cell, width: side(cell, width), sides, line, widths)) for line in lines]

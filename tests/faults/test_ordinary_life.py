@@ -1,8 +1,7 @@
-"""What happens without a fault: SIGTERM in mid-batch, two clients on one batch, a clock that jumps, a long pause."""
+"""What happens without a fault: SIGTERM in mid-batch, two clients on one batch, a clock that jumps."""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from random import Random
 
@@ -93,41 +92,3 @@ def test_a_clock_that_jumps(make_house: MakeHouse, record: Record, random: Rando
             house.up()
     assert client.wait(120) == 0, client.said
     record(house.check("clock jumps", job, faults=len(jumps)))
-
-
-def test_a_sidecar_that_stands_still_for_longer_than_its_lease(
-    make_house: MakeHouse, database: str, record: Record, random: Random
-) -> None:
-    """Another one takes its batch over; when it comes back, it is not let write any more."""
-    house = make_house(database)
-    still = house.up()
-    job = house.job(_ITEMS)
-    client = house.client(job)
-    house.wait_for_calls(random.randrange(1, 60), client)
-    house.emulator.hold(kind="generate")
-    until("calls that are held", lambda: house.held() == MAX_CONCURRENCY)
-    still.signal(signal.SIGSTOP)
-    try:
-        client.kill()
-        house.look(over=False)
-        house.emulator.remove()
-        house.sidecar = None  # another one beside it
-        house.listen = house.listen.replace("s.sock", "other.sock")
-        other = house.up()
-        calls = house.calls()
-
-        def taken_over() -> bool:
-            nonlocal client
-            if client.code is not None:
-                client = house.client(job)
-            return house.calls() > calls + 20
-
-        until("the other to take over", taken_over)
-    finally:
-        still.signal(signal.SIGCONT)
-    still.until_said(f"batch '{job.batch_id}' stops: .*taken over by another sidecar")
-    assert client.wait(120) == 0, client.said
-    assert other.code is None
-    record(house.check("sidecar stands still", job, faults=1))
-    still.signal(signal.SIGTERM)
-    assert still.wait() == 0, still.said

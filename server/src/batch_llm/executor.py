@@ -66,7 +66,7 @@ class Work:
         rejection: why it is not run.
         tenant: whose it is, where items of several wait for the same quota; a batch's are one tenant's.
         account: where its batch's share of context caches is kept.
-        before_call: awaited with the index once, when its first call is admitted and before it is made.
+        before_call: awaited with the index when a call is admitted and before it is made, further attempts included.
     """
 
     item_id: str
@@ -235,7 +235,7 @@ class Executor:
         try:
             admission = await scope.admit(work.tenant, len(run.prompt) // _CHARACTERS_PER_TOKEN)
             if work.before_call is not None:
-                await _announce(work, scope, admission)
+                await _announce(work.before_call(work.index), scope, admission)
             tokens: int | None = None
             succeeded = False
             try:
@@ -327,12 +327,10 @@ async def _admit(shared: SharedStrategy, tenant: Hashable) -> None:
         raise
 
 
-async def _announce(work: Work, scope: QuotaScope, admission: Admission) -> None:
-    """Say that the item's first call is about to be made; cancelled, it gives its admission back."""
-    before_call, work.before_call = work.before_call, None
+async def _announce(told: Awaitable[None], scope: QuotaScope, admission: Admission) -> None:
+    """Wait until it is told that a call is about to be made; cancelled, the admission is given back."""
     try:
-        if before_call is not None:
-            await before_call(work.index)
+        await told
     except BaseException:
         scope.release(admission, succeeded=False)
         raise

@@ -198,7 +198,9 @@ async def test_a_refused_single_fails_alone() -> None:
         return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [SingleExistsError, type(None)]
-    assert await store.single("key") == Single("key", b"digest", b"result")
+    known = await store.single("key")
+    assert known is not None
+    assert known.result == b"result"
 
 
 async def test_a_write_that_contradicts_what_is_there_fails_alone() -> None:

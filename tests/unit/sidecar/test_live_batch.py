@@ -16,7 +16,7 @@ from batch_llm.executor import Executor
 from batch_llm.journal.memory import MemoryStore
 from batch_llm.journal.store import Change, FencedError, Items, Results, Starts, StoreError, Write
 from batch_llm.journal.writer import JournalWriter
-from batch_llm.model import BatchLLMError, BatchTotals, ErrorReason, Receipt, TokenUsage, WorkItemResult
+from batch_llm.model import BatchLLMError, BatchTotals, ErrorReason, ProviderError, Receipt, TokenUsage, WorkItemResult
 from batch_llm.shared import SharedStrategy
 from batch_llm.sidecar import mapping
 from batch_llm.sidecar.batch_log import Journal
@@ -59,6 +59,7 @@ class Gated(LLMCallStrategy[str]):
         self.gate.set()
         self.calls: list[str] = []
         self.running = 0
+        self.failure: Exception | None = None
 
     async def execute(
         self, prompt: str, attempt: int, timeout: float, state: dict[str, Any] | None = None
@@ -69,6 +70,8 @@ class Gated(LLMCallStrategy[str]):
             await self.gate.wait()
         finally:
             self.running -= 1
+        if self.failure is not None:
+            raise self.failure
         return prompt, {"input_tokens": 10, "cached_input_tokens": 7, "output_tokens": 1}
 
 
@@ -110,7 +113,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     journal = Journal(store, JournalWriter(store, sleep=pause), "me", 30)
     catalogue: Any = Catalogue(shared)
     engine = Engine(
-        catalogue, Registrations(catalogue, journal), Executor(), ServerSettings(state_dir=tmp_path), journal
+        catalogue, Registrations(catalogue, journal), Executor(sleep=pause), ServerSettings(state_dir=tmp_path), journal
     )
     house = House(store, strategy, shared, engine, Batches(engine, retention_seconds=60))
     yield house
@@ -263,6 +266,49 @@ async def test_a_batch_that_another_sidecar_has_taken_stops_at_once(house: House
     with pytest.raises(BatchLLMError) as refused:
         await house.open()
     assert refused.value.reason is ErrorReason.BATCH_IN_USE
+
+
+async def test_a_batch_that_another_sidecar_has_taken_makes_no_further_attempts(house: House) -> None:
+    """Also if this sidecar has not heard of it: it may have stood still, with answers of its calls on their way."""
+    batch = await house.open(max_concurrency=2, detach=True)
+    house.strategy.gate.clear()
+    await batch.accept(many(2))
+    await until(lambda: house.strategy.running == 2)
+    held = house.store._held["b"].batch
+    held.record = replace(held.record, owner="other", fence=held.record.fence + 1)
+    house.strategy.failure = ProviderError("busy", status=503)
+    house.strategy.gate.set()
+    await batch.closed.wait()
+    assert isinstance(batch.failure, FencedError)
+    assert len(house.strategy.calls) == 2
+    batch.leave()
+
+
+async def test_a_batch_runs_elsewhere_until_its_lease_ends(house: House) -> None:
+    """By the store's clock, though ours says another time."""
+    await house.close(await house.open())
+    house.store.shared = True
+    held, now = house.store._held["b"].batch, time.time() + 3600
+    house.store._clock = lambda: now
+    for seconds in (1, -1):
+        held.record = replace(held.record, owner="other", lease_until=now + seconds)
+        assert (await house.batches.get("b")).running == (seconds > 0)
+        (listed,), _ = await house.batches.page(1, "")
+        assert listed.running == (seconds > 0)
+
+
+async def test_a_batch_that_is_erased_while_it_is_read(house: House) -> None:
+    """As another sidecar may: that one does not know who reads it here."""
+    batch = await house.open()
+    await batch.accept(many(2))
+    batch.seal()
+    await house.close(batch)
+    again = await house.open()
+    await house.store.delete("b")
+    with pytest.raises(BatchLLMError) as gone:
+        [results async for results in again.replay(0)]
+    assert gone.value.reason is ErrorReason.BATCH_NOT_FOUND
+    await house.close(again)
 
 
 async def test_a_stream_that_hangs_does_not_keep_a_batch_from_being_cut_short(house: House) -> None:

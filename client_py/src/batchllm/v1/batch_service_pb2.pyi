@@ -306,7 +306,7 @@ class BatchInfo(_message.Message):
     state: Global___BatchState.ValueType
     """How far it is."""
     running: _builtins.bool
-    """Whether a sidecar runs it now, with or without a client."""
+    """Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended."""
     detach: _builtins.bool
     """Whether it goes on without a client."""
     items: _builtins.int
@@ -367,7 +367,9 @@ class ProcessItemRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-    retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+    retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+    it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+    IDEMPOTENCY_CONFLICT. Empty: none.
     """
     @_builtins.property
     def item(self) -> _work_pb2.WorkItem:

@@ -44,6 +44,11 @@ class BatchServiceStub(object):
     was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
     again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
+    Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+    at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+    have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+    ABORTED, BATCH_IN_USE, with a RetryInfo.
+
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
     """
@@ -105,6 +110,11 @@ class BatchServiceServicer(object):
     was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
     again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
+    Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+    at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+    have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+    ABORTED, BATCH_IN_USE, with a RetryInfo.
+
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
     """
@@ -112,14 +122,16 @@ class BatchServiceServicer(object):
     def ProcessBatch(self, request_iterator, context):
         """Streams items in and results out, see the service's comment.
         INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-        is open on another stream. UNAVAILABLE: the sidecar is draining.
+        is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+        draining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProcessItem(self, request, context):
-        """Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+        """Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+        key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
         UNAVAILABLE: the sidecar is draining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -127,7 +139,7 @@ class BatchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBatch(self, request, context):
-        """Shows a batch. NOT_FOUND: there is none.
+        """Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +154,8 @@ class BatchServiceServicer(object):
 
     def CancelBatch(self, request, context):
         """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-        Cancelling one that has ended is no error. NOT_FOUND: there is none.
+        Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+        that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +163,7 @@ class BatchServiceServicer(object):
 
     def DeleteBatch(self, request, context):
         """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-        has not ended.
+        has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,6 +228,11 @@ class BatchService(object):
     A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
     was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
     again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+
+    Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+    at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+    have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+    ABORTED, BATCH_IN_USE, with a RetryInfo.
 
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.

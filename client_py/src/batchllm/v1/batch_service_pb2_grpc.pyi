@@ -45,6 +45,11 @@ class BatchServiceStub:
     was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
     again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
+    Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+    at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+    have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+    ABORTED, BATCH_IN_USE, with a RetryInfo.
+
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
     """
@@ -56,23 +61,26 @@ class BatchServiceStub:
     ProcessBatch: _grpc.StreamStreamMultiCallable[_batch_service_pb2.ProcessBatchRequest, _batch_service_pb2.ProcessBatchResponse]
     """Streams items in and results out, see the service's comment.
     INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-    is open on another stream. UNAVAILABLE: the sidecar is draining.
+    is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+    draining.
     """
     ProcessItem: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.ProcessItemRequest, _batch_service_pb2.ProcessItemResponse]
-    """Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+    """Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+    key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
     UNAVAILABLE: the sidecar is draining.
     """
     GetBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]
-    """Shows a batch. NOT_FOUND: there is none."""
+    """Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none."""
     ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]
     """Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token."""
     CancelBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]
     """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-    Cancelling one that has ended is no error. NOT_FOUND: there is none.
+    Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+    that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
     """
     DeleteBatch: _grpc.UnaryUnaryMultiCallable[_batch_service_pb2.DeleteBatchRequest, _batch_service_pb2.DeleteBatchResponse]
     """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-    has not ended.
+    has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -95,6 +103,11 @@ class BatchServiceAsyncStub(BatchServiceStub):
     was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
     again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
+    Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+    at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+    have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+    ABORTED, BATCH_IN_USE, with a RetryInfo.
+
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
     """
@@ -103,23 +116,26 @@ class BatchServiceAsyncStub(BatchServiceStub):
     ProcessBatch: _aio.StreamStreamMultiCallable[_batch_service_pb2.ProcessBatchRequest, _batch_service_pb2.ProcessBatchResponse]  # type: ignore[assignment]
     """Streams items in and results out, see the service's comment.
     INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-    is open on another stream. UNAVAILABLE: the sidecar is draining.
+    is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+    draining.
     """
     ProcessItem: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ProcessItemRequest, _batch_service_pb2.ProcessItemResponse]  # type: ignore[assignment]
-    """Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+    """Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+    key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
     UNAVAILABLE: the sidecar is draining.
     """
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]  # type: ignore[assignment]
-    """Shows a batch. NOT_FOUND: there is none."""
+    """Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none."""
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]  # type: ignore[assignment]
     """Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token."""
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]  # type: ignore[assignment]
     """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-    Cancelling one that has ended is no error. NOT_FOUND: there is none.
+    Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+    that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
     """
     DeleteBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.DeleteBatchRequest, _batch_service_pb2.DeleteBatchResponse]  # type: ignore[assignment]
     """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-    has not ended.
+    has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
     """
 
 class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -141,6 +157,11 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
     again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 
+    Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+    at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+    have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+    ABORTED, BATCH_IN_USE, with a RetryInfo.
+
     One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
     its bounded inbox is full, and stops starting items when the client does not read its results.
     """
@@ -153,7 +174,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_batch_service_pb2.ProcessBatchResponse], _abc.AsyncIterator[_batch_service_pb2.ProcessBatchResponse]]:
         """Streams items in and results out, see the service's comment.
         INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-        is open on another stream. UNAVAILABLE: the sidecar is draining.
+        is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+        draining.
         """
 
     @_abc_1.abstractmethod
@@ -162,7 +184,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.ProcessItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_service_pb2.ProcessItemResponse, _abc.Awaitable[_batch_service_pb2.ProcessItemResponse]]:
-        """Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+        """Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+        key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
         UNAVAILABLE: the sidecar is draining.
         """
 
@@ -172,7 +195,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.GetBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_service_pb2.GetBatchResponse, _abc.Awaitable[_batch_service_pb2.GetBatchResponse]]:
-        """Shows a batch. NOT_FOUND: there is none."""
+        """Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none."""
 
     @_abc_1.abstractmethod
     def ListBatches(
@@ -189,7 +212,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_batch_service_pb2.CancelBatchResponse, _abc.Awaitable[_batch_service_pb2.CancelBatchResponse]]:
         """Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-        Cancelling one that has ended is no error. NOT_FOUND: there is none.
+        Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+        that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +223,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_batch_service_pb2.DeleteBatchResponse, _abc.Awaitable[_batch_service_pb2.DeleteBatchResponse]]:
         """Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-        has not ended.
+        has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
         """
 
 def add_BatchServiceServicer_to_server(servicer: BatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

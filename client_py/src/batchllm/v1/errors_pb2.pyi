@@ -66,7 +66,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: provider `gemini` on a sidecar without a key.
     """
     ERROR_REASON_BATCH_IN_USE: _ErrorReason.ValueType  # 11
-    """The batch id is open on another stream. Status ABORTED; metadata `batch_id`.
+    """The batch id is open on another stream, or another sidecar has it. Status ABORTED; metadata `batch_id`; with a
+    RetryInfo where it may be free soon.
     Example: two clients that both open batch `nightly`.
     """
     ERROR_REASON_CACHE_NOT_CONFIGURED: _ErrorReason.ValueType  # 12
@@ -218,7 +219,8 @@ ERROR_REASON_PROVIDER_NOT_FOUND: ErrorReason.ValueType  # 10
 Example: provider `gemini` on a sidecar without a key.
 """
 ERROR_REASON_BATCH_IN_USE: ErrorReason.ValueType  # 11
-"""The batch id is open on another stream. Status ABORTED; metadata `batch_id`.
+"""The batch id is open on another stream, or another sidecar has it. Status ABORTED; metadata `batch_id`; with a
+RetryInfo where it may be free soon.
 Example: two clients that both open batch `nightly`.
 """
 ERROR_REASON_CACHE_NOT_CONFIGURED: ErrorReason.ValueType  # 12

@@ -18,7 +18,7 @@ from .store import (
     JournalStore,
     Registration,
     Results,
-    Single,
+    SingleRecord,
     StrategyExistsError,
     Write,
 )
@@ -47,7 +47,7 @@ class MemoryStore(JournalStore):
         self._clock = clock
         self._keys = count(1)
         self._held: dict[str, _Held] = {}
-        self._singles: dict[str, tuple[Single, float]] = {}
+        self._singles: dict[str, tuple[SingleRecord, float]] = {}
         self._strategies: dict[str, Registration] = {}
 
     async def open(self, *, inspect: bool = False) -> None:
@@ -117,6 +117,10 @@ class MemoryStore(JournalStore):
             if record.detach and not record.state.ended and (not record.owner or record.lease_until <= now)
         )
 
+    async def now(self) -> float:
+        """See `JournalStore`."""
+        return self._clock()
+
     async def items(self, batch_id: str, from_index: int = 0, damaged: Damaged | None = None) -> AsyncIterator[Items]:
         """See `JournalStore`."""
         for first_index, number, payload in self._of(batch_id).items:
@@ -140,7 +144,7 @@ class MemoryStore(JournalStore):
         for indexes in self._of(batch_id).starts:
             yield indexes
 
-    async def single(self, key: str) -> Single | None:
+    async def single(self, key: str) -> SingleRecord | None:
         """See `JournalStore`."""
         single, _ = self._singles.get(key, (None, 0.0))
         return single

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from batch_llm.postgres import CorruptError, Postgres, SchemaError, Tables, UnavailableError, fetch, one_line
 
-from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
+from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, SINGLE_COLUMNS, WAY_ON, Row, TableStore
 from .records import BATCH_COLUMNS, Transaction, batch_ids, claimed, registration_row, single_checksum, single_keys
 from .store import (
     ENDED,
+    YIELD_SECONDS,
+    Ask,
     BatchRecord,
     BatchState,
     Begin,
@@ -20,6 +22,7 @@ from .store import (
     OutcomeUnknownError,
     Single,
     SingleExistsError,
+    SingleRecord,
     StoreError,
     StrategyExistsError,
     Write,
@@ -60,7 +63,11 @@ _STRATEGIES_SINCE = 2
 _ADD_STRATEGIES = """
 CREATE TABLE strategies (name text COLLATE "C" PRIMARY KEY, spec bytea NOT NULL, checksum bigint NOT NULL)
 """
-TABLES = Tables("journal", (_CREATE, _ADD_STRATEGIES))
+_ADD_OWNERS_AND_ASKS = """
+ALTER TABLE singles ADD owner text NOT NULL DEFAULT '', ADD lease_until float8 NOT NULL DEFAULT 0;
+CREATE TABLE asks (batch_id text COLLATE "C" PRIMARY KEY, ask text NOT NULL, time float8 NOT NULL);
+"""
+TABLES = Tables("journal", (_CREATE, _ADD_STRATEGIES, _ADD_OWNERS_AND_ASKS))
 
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 _VALUES = ", ".join(["%b"] * len(BATCH_COLUMNS))
@@ -71,9 +78,10 @@ _PUT_RESULTS = "INSERT INTO results VALUES (%b, %b, %b, %b, %b, %b)"
 _PUT_STARTS = "INSERT INTO starts VALUES (%b, %b, %b, %b)"
 # Another sidecar may have put the key since it was read.
 _PUT_SINGLE = (
-    "INSERT INTO singles AS known VALUES (%b, %b, %b, %b, %b) ON CONFLICT (idempotency_key) DO UPDATE SET "
-    "result = excluded.result, time = excluded.time, checksum = excluded.checksum "
-    "WHERE known.digest = excluded.digest AND known.result = ''"
+    "INSERT INTO singles AS known VALUES (%b, %b, %b, %b, %b, %b, %b) ON CONFLICT (idempotency_key) DO UPDATE SET "
+    "result = excluded.result, owner = excluded.owner, lease_until = excluded.lease_until, time = excluded.time, "
+    "checksum = excluded.checksum WHERE known.digest = excluded.digest AND known.result = '' "
+    "AND (known.owner IN ('', excluded.owner) OR known.lease_until <= excluded.time)"
 )
 _PUT_STRATEGY = "INSERT INTO strategies VALUES (%b, %b, %b) ON CONFLICT (name) DO NOTHING"
 _STRATEGIES = "SELECT name, spec, checksum FROM strategies WHERE %s OR name = ANY(%s) ORDER BY name"
@@ -82,9 +90,20 @@ _COUNT = (
     f"INSERT INTO writers VALUES (%s, %s, {_NOW}) ON CONFLICT (id) "
     "DO UPDATE SET number = excluded.number, time = excluded.time RETURNING time"
 )
+# A CANCEL outlasts a YIELD.
+_ASK = (
+    f"INSERT INTO asks AS known VALUES (%s, %s, {_NOW}) ON CONFLICT (batch_id) DO UPDATE SET time = excluded.time, "
+    f"ask = CASE known.ask WHEN '{Ask.CANCEL}' THEN known.ask ELSE excluded.ask END RETURNING 1"
+)
+_REFUSE = f"DELETE FROM asks WHERE batch_id = %s AND ask = '{Ask.YIELD}' RETURNING 1"
+_RESUMABLE = (
+    f"SELECT batch_id FROM batches LEFT JOIN asks USING (batch_id) WHERE (detach OR ask = '{Ask.CANCEL}') "
+    f"AND state <> ALL(%s) AND (owner = '' OR lease_until <= {_NOW}) "
+    f"AND (ask IS DISTINCT FROM '{Ask.YIELD}' OR asks.time <= {_NOW} - {YIELD_SECONDS}) ORDER BY batch_id"
+)
 _WRITER_SECONDS = 30 * 86_400  # how long the row of a writer that has ended is kept
 _NEW_KEYS = "SELECT nextval('batch_keys') FROM generate_series(1, %s)"
-_SINGLES = "SELECT * FROM singles WHERE idempotency_key = ANY(%s)"
+_SINGLES = f"SELECT {SINGLE_COLUMNS} FROM singles WHERE idempotency_key = ANY(%s)"
 _BATCH_ID = "batches_batch_id"
 
 
@@ -149,26 +168,42 @@ class PostgresStore(TableStore):
 
         async def claim(connection: psycopg.AsyncConnection[Row]) -> BatchRecord | None:
             async with connection.transaction():
-                row = (await self._load(connection, [batch_id])).get(batch_id)
+                # A row that is locked is being written by its owner, or by one that was stopped in mid-transaction:
+                # waiting for it would hold up all other writes of this sidecar.
+                row = (await self._load(connection, [batch_id], "FOR UPDATE SKIP LOCKED")).get(batch_id)
                 ((now,),) = await fetch(connection, f"SELECT {_NOW}")
                 if row is None or not claimed(batch := self._checked(row, None), owner, lease_seconds, now):
                     return None
                 await connection.execute(_SET_BATCH.encode(), (*batch.row, batch.key))
+                await connection.execute(_REFUSE.encode(), (batch_id,))
             return batch.record
 
         return await self._write_by(claim)
 
     async def resumable(self) -> Sequence[str]:
         """See `JournalStore`."""
-        ask = (
-            "SELECT batch_id FROM batches WHERE detach AND state <> ALL(%s) "
-            f"AND (owner = '' OR lease_until <= {_NOW}) ORDER BY batch_id"
-        )
-        return [batch_id for (batch_id,) in await self._ask(ask, [state.value for state in ENDED])]
+        return [batch_id for (batch_id,) in await self._ask(_RESUMABLE, [state.value for state in ENDED])]
 
-    async def single(self, key: str) -> Single | None:
+    async def ask(self, batch_id: str, ask: Ask) -> None:
         """See `JournalStore`."""
-        rows = await self._ask("SELECT * FROM singles WHERE idempotency_key = %s", key) if "\0" not in key else []
+        await self._ask(_ASK, batch_id, ask.value)
+
+    async def asked(self, batch_ids: Sequence[str]) -> Mapping[str, Ask]:
+        """See `JournalStore`."""
+        rows = await self._ask("SELECT batch_id, ask FROM asks WHERE batch_id = ANY(%s)", list(batch_ids))
+        return {batch_id: Ask(ask) for batch_id, ask in rows}
+
+    async def refuse(self, batch_id: str) -> None:
+        """See `JournalStore`."""
+        await self._ask(_REFUSE, batch_id)
+
+    async def now(self) -> float:
+        """See `JournalStore`."""
+        return float((await self._ask(f"SELECT {_NOW}"))[0][0])
+
+    async def single(self, key: str) -> SingleRecord | None:
+        """See `JournalStore`."""
+        rows = await self._ask(_SINGLES, [key]) if "\0" not in key else []
         return self._single(rows[0]) if rows else None
 
     async def unregister(self, name: str) -> bool:
@@ -190,8 +225,10 @@ class PostgresStore(TableStore):
     async def _erase(self, which: str, *values: Any) -> int:
         async def erase(connection: psycopg.AsyncConnection[Row]) -> int:
             async with connection.transaction():
-                gone = await fetch(connection, f"DELETE FROM batches WHERE {which} RETURNING key", *values)
-                keys = [key for (key,) in gone]
+                gone = await fetch(connection, f"DELETE FROM batches WHERE {which} RETURNING key, batch_id", *values)
+                keys = [key for key, _ in gone]
+                asks = b"DELETE FROM asks WHERE batch_id = ANY(%s)"
+                await connection.execute(asks, ([batch_id for _, batch_id in gone],))
                 for table in COLUMNS:
                     await connection.execute(f"DELETE FROM {table} WHERE key = ANY(%s)".encode(), (keys,))
             return len(keys)
@@ -261,7 +298,7 @@ class PostgresStore(TableStore):
             found = await fetch(connection, _SINGLES, asked) if asked else []
             singles = {row[0]: self._single(row) for row in found}
             done = Transaction(batches, singles, iter(keys), now).apply(writes)
-            await self._put(connection, done, rows, now)
+            await self._put(connection, done, rows, now, writes)
         except BaseException as error:
             if not connection.closed:
                 await connection.execute("ROLLBACK")
@@ -271,7 +308,12 @@ class PostgresStore(TableStore):
             raise
 
     async def _put(
-        self, connection: psycopg.AsyncConnection[Row], done: Transaction, known: Container[str], now: float
+        self,
+        connection: psycopg.AsyncConnection[Row],
+        done: Transaction,
+        known: Container[str],
+        now: float,
+        writes: Sequence[Write],
     ) -> None:
         changed = [(batch_id, batch) for batch_id, batch in done.batches.items() if batch.changed]
         rows = {
@@ -285,12 +327,12 @@ class PostgresStore(TableStore):
             for statement, values in rows.items():
                 if values:
                     await cursor.executemany(statement.encode(), values)
-            for _, single in sorted(done.singles.items()):
+            for key, single in sorted(done.singles.items()):
                 check = single_checksum(single, now)
-                row = (single.key, single.digest, single.result, now, check)
+                row = (key, single.digest, single.result, now, check, single.owner, single.lease_until)
                 await cursor.execute(_PUT_SINGLE.encode(), row)
                 if not cursor.rowcount:
-                    raise SingleExistsError(single)
+                    raise SingleExistsError(next(w for w in writes if isinstance(w, Single) and w.key == key))
             for _, registration in sorted(done.registrations.items()):
                 await cursor.execute(_PUT_STRATEGY.encode(), registration_row(registration))
                 if not cursor.rowcount:
@@ -304,9 +346,11 @@ class PostgresStore(TableStore):
         self._doubt = None
         return rows == [(number,)] and writes == doubtful
 
-    async def _load(self, connection: psycopg.AsyncConnection[Row], wanted: Sequence[str]) -> dict[str, Row]:
+    async def _load(
+        self, connection: psycopg.AsyncConnection[Row], wanted: Sequence[str], lock: str = "FOR UPDATE"
+    ) -> dict[str, Row]:
         # In one order for all, so that two sidecars do not wait for each other.
-        ask = f"{BATCH_SELECT} WHERE batch_id = ANY(%s) ORDER BY batch_id FOR UPDATE"
+        ask = f"{BATCH_SELECT} WHERE batch_id = ANY(%s) ORDER BY batch_id {lock}"
         asked = [batch_id for batch_id in wanted if "\0" not in batch_id]
         return {row[1]: row for row in await fetch(connection, ask, asked)} if asked else {}
 

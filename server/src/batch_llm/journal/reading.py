@@ -7,7 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from .records import BATCH_COLUMNS, Batch, checksum, registration_row, single_checksum, unpack
-from .store import BatchRecord, BatchState, Damaged, DamagedError, Items, JournalStore, Registration, Results, Single
+from .store import (
+    BatchRecord,
+    BatchState,
+    Damaged,
+    DamagedError,
+    Items,
+    JournalStore,
+    Registration,
+    Results,
+    SingleRecord,
+)
 
 PAGE_ROWS = 256
 PAGE_BYTES = 2**20
@@ -25,6 +35,7 @@ COLUMNS = {
 """Tables of records with their columns, after those that say whose and which a record is; the last is the largest."""
 
 BATCH_SELECT = f"SELECT {', '.join(BATCH_COLUMNS)} FROM batches"
+SINGLE_COLUMNS = "idempotency_key, digest, result, time, checksum, owner, lease_until"
 Row = tuple[Any, ...]
 
 
@@ -157,9 +168,9 @@ class TableStore(JournalStore):
             self._damaged(f"batch {batch.record.batch_id!r}: its record does not have its checksum", damaged)
         return batch
 
-    def _single(self, row: Row) -> Single:
-        key, digest, result, written, check = row
-        single = Single(key, bytes(digest), bytes(result))
+    def _single(self, row: Row) -> SingleRecord:
+        key, digest, result, written, check, owner, lease_until = row
+        single = SingleRecord(key, bytes(digest), bytes(result), owner, lease_until)
         if check != single_checksum(single, written):
             self._damaged(f"the record of idempotency key {key!r} does not have its checksum", None)
         return single

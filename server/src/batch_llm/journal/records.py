@@ -20,6 +20,7 @@ from .store import (
     Results,
     Single,
     SingleExistsError,
+    SingleRecord,
     Starts,
     StrategyExistsError,
     Write,
@@ -89,10 +90,10 @@ class Transaction:
     """
 
     def __init__(
-        self, batches: dict[str, Batch], singles: Mapping[str, Single], new_keys: Iterator[int], now: float
+        self, batches: dict[str, Batch], singles: Mapping[str, SingleRecord], new_keys: Iterator[int], now: float
     ) -> None:
         self.batches = batches
-        self.singles: dict[str, Single] = {}
+        self.singles: dict[str, SingleRecord] = {}
         self.items: list[tuple[int, int, int, int, bytes]] = []
         """key, first index, count, checksum, payload"""
         self.results: list[tuple[int, int, int, int, bytes, bytes]] = []
@@ -222,9 +223,14 @@ class Transaction:
     def _single(self, write: Single) -> None:
         _check_text("idempotency_key", write.key)
         known = self.singles.get(write.key) or self._known.get(write.key)
-        if known is not None and (known.result or known.digest != write.digest):
+        if known is not None and (
+            known.result
+            or known.digest != write.digest
+            or _is_held(known.owner, known.lease_until, by_others_than=write.owner, now=self._now)
+        ):
             raise SingleExistsError(write)
-        self.singles[write.key] = write
+        lease_until = float(self._now + write.lease_seconds)
+        self.singles[write.key] = SingleRecord(write.key, write.digest, write.result, write.owner, lease_until)
 
     def _register(self, write: Registration) -> None:
         _check_text("strategy", write.name)
@@ -236,7 +242,7 @@ class Transaction:
 def claimed(batch: Batch, owner: str, lease_seconds: float, now: float) -> bool:
     """Make it the owner's, with a new fence, if it may be."""
     record = batch.record
-    if record.owner not in {"", owner} and record.lease_until > now:
+    if _is_held(record.owner, record.lease_until, by_others_than=owner, now=now):
         return False
     batch.record = replace(record, owner=owner, fence=record.fence + 1, lease_until=float(now + lease_seconds))
     return True
@@ -260,9 +266,11 @@ def checksum(kind: bytes, key: int, number: int, count: int, *parts: bytes) -> i
     return value
 
 
-def single_checksum(single: Single, written: float) -> int:
+def single_checksum(single: SingleRecord, written: float) -> int:
     """CRC-32 of a single and its time."""
-    return crc32(repr((single.key, single.digest, single.result, written)).encode())
+    # Before version 3 of the schema they had no owner.
+    lease = (single.owner, single.lease_until) if single.owner else ()
+    return crc32(repr((single.key, single.digest, single.result, written, *lease)).encode())
 
 
 def registration_row(registration: Registration) -> tuple[str, bytes, int]:
@@ -279,6 +287,10 @@ def pack(numbers: Sequence[int]) -> bytes:
 def unpack(packed: bytes) -> tuple[int, ...]:
     """What `pack` packed."""
     return struct.unpack(f"<{len(packed) // 4}I", packed)
+
+
+def _is_held(owner: str, lease_until: float, *, by_others_than: str, now: float) -> bool:
+    return owner not in {"", by_others_than} and lease_until > now
 
 
 def _check_text(name: str, value: str) -> None:

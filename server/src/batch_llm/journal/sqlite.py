@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from .check import problems
-from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, WAY_ON, Row, TableStore
+from .reading import BATCH_SELECT, COLUMNS, PAGE_BYTES, PAGE_ROWS, SINGLE_COLUMNS, WAY_ON, Row, TableStore
 from .records import (
     BATCH_COLUMNS,
     Batch,
@@ -28,14 +28,14 @@ from .records import (
     single_keys,
 )
 from .sqlite_files import Lock, check_log, check_presence, explain
-from .store import ENDED, BatchRecord, BatchState, DamagedError, Single, StoreError, StrategyExistsError, Write
+from .store import ENDED, BatchRecord, BatchState, DamagedError, SingleRecord, StoreError, StrategyExistsError, Write
 
 logger = logging.getLogger("batch_llm.journal")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-VERSION = 2
+VERSION = 3
 _STRATEGIES_SINCE = 2
 _APPLICATION_ID = 0x624C4C4A  # "bLLJ": says that the file is a journal of ours
 _BUSY_SECONDS = 2.0
@@ -70,13 +70,15 @@ CREATE TABLE erasing (key INTEGER PRIMARY KEY);
 # What moves a file from the version that is its index + 1 to the next.
 _STEPS: tuple[str, ...] = (
     "CREATE TABLE strategies (name TEXT PRIMARY KEY, spec BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "ALTER TABLE singles ADD owner TEXT NOT NULL DEFAULT '';\n"
+    "ALTER TABLE singles ADD lease_until REAL NOT NULL DEFAULT 0",
 )
 
 _PUT_BATCH = f"INSERT OR REPLACE INTO batches VALUES ({', '.join('?' * len(BATCH_COLUMNS))})"
 _PUT_ITEMS = "INSERT INTO items VALUES ((?1 << 32) | ?2, ?3, ?4, ?5)"
 _PUT_RESULTS = "INSERT INTO results VALUES ((?1 << 32) | ?2, ?3, ?4, ?5, ?6)"
 _PUT_STARTS = "INSERT INTO starts VALUES ((?1 << 32) | ?2, ?3, ?4)"
-_PUT_SINGLE = "INSERT OR REPLACE INTO singles VALUES (?, ?, ?, ?, ?)"
+_PUT_SINGLE = "INSERT OR REPLACE INTO singles VALUES (?, ?, ?, ?, ?, ?, ?)"
 _PUT_STRATEGY = "INSERT OR IGNORE INTO strategies VALUES (?, ?, ?)"
 
 
@@ -143,7 +145,11 @@ class SqliteStore(TableStore):
         """See `JournalStore`."""
         return await self._run(self._resumable)
 
-    async def single(self, key: str) -> Single | None:
+    async def now(self) -> float:
+        """See `JournalStore`."""
+        return self._clock()
+
+    async def single(self, key: str) -> SingleRecord | None:
         """See `JournalStore`."""
         return (await self._run(self._load_singles, [key])).get(key)
 
@@ -337,7 +343,8 @@ class SqliteStore(TableStore):
             db.executemany(_PUT_RESULTS, done.results)
             for single in done.singles.values():
                 check = single_checksum(single, now)
-                db.execute(_PUT_SINGLE, (single.key, single.digest, single.result, now, check))
+                row = (single.key, single.digest, single.result, now, check, single.owner, single.lease_until)
+                db.execute(_PUT_SINGLE, row)
             for registration in done.registrations.values():
                 if not db.execute(_PUT_STRATEGY, registration_row(registration)).rowcount:
                     raise StrategyExistsError(registration)
@@ -372,10 +379,11 @@ class SqliteStore(TableStore):
         rows = (self._open_db.execute(ask, (batch_id,)).fetchone() for batch_id in wanted)
         return {row[1]: row for row in rows if row}
 
-    def _load_singles(self, keys: Sequence[str]) -> dict[str, Single]:
+    def _load_singles(self, keys: Sequence[str]) -> dict[str, SingleRecord]:
         singles = {}
+        ask = f"SELECT {SINGLE_COLUMNS} FROM singles WHERE idempotency_key = ?"
         for key in keys:
-            row = self._open_db.execute("SELECT * FROM singles WHERE idempotency_key = ?", (key,)).fetchone()
+            row = self._open_db.execute(ask, (key,)).fetchone()
             if row is not None:
                 singles[key] = self._single(row)
         return singles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -30,6 +30,20 @@ class BatchState(StrEnum):
 
 
 ENDED = frozenset({BatchState.FINISHED, BatchState.CANCELLED})
+
+
+class Ask(StrEnum):
+    """What a sidecar may ask of the one that owns a batch."""
+
+    CANCEL = "CANCEL"
+    """End it. Stands until the batch is erased, and for whoever takes it up."""
+    YIELD = "YIELD"
+    """Let go of it, for a client that has come to another sidecar; unless a client has it there. It goes with the next
+    `claim`, and after `YIELD_SECONDS`."""
+
+
+YIELD_SECONDS = 10.0
+"""How long a batch that was asked for waits for its client to come back before others may go on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +167,33 @@ class Change:
 class Single:
     """A `ProcessItem` with an idempotency key: begun (`result` empty), or ended (the `WorkItemResult` as bytes).
 
-    Refused with `SingleExistsError` if the key has a result, or another digest.
+    Refused with `SingleExistsError` if the key has a result, or another digest, or another owner whose lease has not
+    ended.
+
+    Args:
+        key: the client's name for the call.
+        digest: of the item.
+        result: see above.
+        owner: the sidecar that runs it.
+        lease_seconds: how long the owner has it from the write on, by the store's clock; again and again while it runs.
     """
 
     key: str
     digest: bytes
     result: bytes
+    owner: str = ""
+    lease_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SingleRecord:
+    """A `Single` as the store knows it; `lease_until`: until when the owner has it, by the store's clock."""
+
+    key: str
+    digest: bytes
+    result: bytes
+    owner: str
+    lease_until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +269,11 @@ class BatchExistsError(RefusedError):
 
 
 class SingleExistsError(RefusedError):
-    """The idempotency key has a result, or stands for another item; `single` tells."""
+    """The idempotency key has a result, stands for another item, or is run by another sidecar; `single` tells."""
 
     def __init__(self, write: Single) -> None:
         super().__init__(
-            f"idempotency key {write.key!r} has a result already, or stands for another item",
+            f"idempotency key {write.key!r} has a result already, stands for another item, or is run elsewhere",
             reason=ErrorReason.IDEMPOTENCY_CONFLICT,
             write=write,
             metadata={"idempotency_key": write.key},
@@ -336,7 +371,32 @@ class JournalStore(ABC):
 
     @abstractmethod
     async def resumable(self) -> Sequence[str]:
-        """Ids of detached batches that have not ended and that nobody owns, or whose lease has ended."""
+        """Ids of batches that have not ended and that nobody owns, or whose lease has ended: those that are to be
+        cancelled, and detached ones that no client has asked for."""
+
+    async def ask(self, batch_id: str, ask: Ask) -> None:
+        """Leave word for the owner of a batch.
+
+        Raises:
+            RuntimeError: the store is not shared, so there is nobody to ask.
+        """
+        raise RuntimeError(f"a store that is not shared was to ask for {ask} of batch {batch_id!r}")
+
+    async def asked(self, batch_ids: Sequence[str]) -> Mapping[str, Ask]:
+        """Which of these batches something is asked of."""
+        return {}
+
+    async def refuse(self, batch_id: str) -> None:
+        """Say no to a YIELD.
+
+        Raises:
+            RuntimeError: the store is not shared.
+        """
+        raise RuntimeError(f"a store that is not shared was to refuse batch {batch_id!r}")
+
+    @abstractmethod
+    async def now(self) -> float:
+        """The store's clock, by which leases end: seconds since the epoch."""
 
     @abstractmethod
     def items(self, batch_id: str, from_index: int = 0, damaged: Damaged | None = None) -> AsyncIterator[Items]:
@@ -367,7 +427,7 @@ class JournalStore(ABC):
         return ()
 
     @abstractmethod
-    async def single(self, key: str) -> Single | None:
+    async def single(self, key: str) -> SingleRecord | None:
         """A `ProcessItem` by its idempotency key; None if there is none."""
 
     @abstractmethod

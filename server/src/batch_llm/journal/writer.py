@@ -28,7 +28,8 @@ logger = logging.getLogger("batch_llm.journal")
 _MOST_WRITES = 4096
 _MOST_BYTES = 16 * 2**20
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 5.0
+"""The most that passes between two tries."""
 
 
 @dataclass(slots=True, eq=False)
@@ -140,7 +141,7 @@ class JournalWriter:
             self._taken = []
 
     async def _rest(self) -> None:
-        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE_SECONDS)
         await self._sleep(pause)
         if not self._taken and not self._waiting:
             # Nothing is kept that could find out, so the next offer does.

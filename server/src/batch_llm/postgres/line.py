@@ -27,7 +27,7 @@ _CONNECTION: dict[str, str | int] = {
     "tcp_user_timeout": 20_000,
 }
 _LOCK_TIMEOUT = "10s"
-_IDLE_TIMEOUT = "30s"  # of a transaction whose sidecar is gone and has said nothing; it holds locks
+_IDLE_TIMEOUT = "10s"  # of a transaction whose sidecar is gone and has said nothing; it holds locks
 _CHANGE_SERVER = {"25006"}  # read-only: after a failover another server may be the primary
 
 

@@ -86,7 +86,7 @@ class BatchLog:
         await self._writer.offer(Items(self._batch_id, self._fence, first_index, count, payload))
 
     async def begin(self, index: int) -> None:
-        """Wait until it is recorded that an item is begun."""
+        """Wait until it is recorded that a call for an item is begun, so that the batch is still this sidecar's."""
         if not self._durable:
             return
         may_start = self._loop.create_future()

@@ -11,12 +11,23 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from weakref import WeakValueDictionary
 
-from batch_llm.journal.store import BatchExistsError, BatchRecord, BatchState, Begin, Change, DamagedError, StoreError
+from batch_llm.journal.store import (
+    Ask,
+    BatchExistsError,
+    BatchRecord,
+    BatchState,
+    Begin,
+    Change,
+    DamagedError,
+    StoreError,
+)
+from batch_llm.journal.writer import LONGEST_PAUSE_SECONDS
 from batch_llm.model import BatchLLMError, ErrorReason
 from batchllm.v1 import batch_service_pb2 as pb
 
 from . import mapping
 from .live_batch import Engine, LiveBatch, batch_in_use
+from .owners import OWNER_LOOKS_SECONDS, HeldElsewhereError, Owners
 from .recovery import Recovery, recover
 from .status import invalid
 
@@ -54,16 +65,17 @@ class Batches:
         self._sleep = sleep
         self._live: dict[str, LiveBatch] = {}
         self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._owners = Owners(engine.journal, sleep)
         self._rounds: list[asyncio.Task[None]] = []
+        self._owners_rounds: list[asyncio.Task[None]] = []
         self._draining = False
         self._waits: set[str] = set()
 
     def start(self) -> None:
         """Go on with detached batches, and begin what is done from time to time."""
-        rounds = [self._pick_up, self._erase_old]
+        self._rounds = [asyncio.create_task(round_()) for round_ in (self._pick_up, self._erase_old)]
         if self._store.shared:
-            rounds.append(self._renew_leases)
-        self._rounds = [asyncio.create_task(round_()) for round_ in rounds]
+            self._owners_rounds = [asyncio.create_task(round_()) for round_ in (self._renew_leases, self._do_as_asked)]
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -76,7 +88,7 @@ class Batches:
         batch_id = opening.batch_id or f"batch-{uuid.uuid4().hex}"
         async with self._door(batch_id):
             await self._engine.registrations.catch_up(opening.strategy)
-            batch = await self._take_up(batch_id)
+            batch = await self._take_up(batch_id, asking=True)
             if batch is None:
                 batch = await self._begin(batch_id, opening)
             try:
@@ -115,8 +127,13 @@ class Batches:
             raise batch_in_use(batch_id)  # erased in between, by another sidecar
         return self._add(record, Recovery())
 
-    async def _take_up(self, batch_id: str) -> LiveBatch | None:
-        """A batch that this sidecar runs, or from the journal; None: there is none of this id."""
+    async def _take_up(self, batch_id: str, *, asking: bool = False) -> LiveBatch | None:
+        """A batch that this sidecar runs, or from the journal; None: there is none of this id.
+
+        Args:
+            batch_id: the batch.
+            asking: whether another sidecar that has it is asked for it.
+        """
         batch = self._live.get(batch_id)
         if batch is not None:
             if batch.attached:
@@ -128,14 +145,16 @@ class Batches:
         if record is None:
             return None
         await self._engine.registrations.catch_up(pb.OpenBatch.FromString(record.opening).strategy)
-        if record.state.ended:
+        if not record.state.ended:
+            record = await (self._owners.ask_for(batch_id) if asking else self._owners.claim(batch_id))
+            if record is None:
+                raise HeldElsewhereError(batch_id) if self._store.shared else batch_in_use(batch_id)
+        if record.state.ended:  # perhaps while it was waited for
             return self._add(record, Recovery(released=record.results))
-        record = await self._store.claim(batch_id, self._journal.owner, self._journal.lease_seconds)
-        if record is None:
-            raise batch_in_use(batch_id)
         opening = pb.OpenBatch.FromString(record.opening)
         try:
             recovery = await recover(self._store, record, ordered=opening.result_order == pb.RESULT_ORDER_SUBMISSION)
+            asked = await self._store.asked([batch_id])
         except BaseException:
             self._journal.writer.record(Change(batch_id, record.fence, owner="")).add_done_callback(_retrieve)
             raise
@@ -143,7 +162,10 @@ class Batches:
             "batch %r taken up: %d items, %d results, %d may be billed twice",
             *(batch_id, record.items, record.results, len(recovery.maybe_billed)),
         )
-        return self._add(record, recovery)
+        batch = self._add(record, recovery)
+        if asked.get(batch_id) is Ask.CANCEL:
+            batch.cancel()
+        return batch
 
     def _add(self, record: BatchRecord, recovery: Recovery) -> LiveBatch:
         batch = LiveBatch(record, recovery, self._engine, self._on_closed)
@@ -174,7 +196,7 @@ class Batches:
         record = await self._store.get(batch_id)
         if record is None:
             raise _not_found(batch_id)
-        return self._info(record)
+        return self._info(record, await self._store.now())
 
     async def page(self, page_size: int, page_token: str) -> tuple[Sequence[pb.BatchInfo], str]:
         """A page of batches, and the token of the next; empty: this is the last.
@@ -187,14 +209,22 @@ class Batches:
         size = min(page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
         records = await self._store.list(size + 1, _after(page_token))
         page = records[:size]
-        return [self._info(record) for record in page], _token(page[-1].batch_id) if len(records) > size else ""
+        now = await self._store.now()
+        return [self._info(record, now) for record in page], _token(page[-1].batch_id) if len(records) > size else ""
 
     async def cancel(self, batch_id: str) -> pb.BatchInfo:
-        """End a batch; how it is then, or after a while.
+        """End a batch, whichever sidecar has it; how it is then, or after a while.
 
         Raises:
-            BatchLLMError: BATCH_NOT_FOUND, BATCH_IN_USE by another sidecar, or the journal fails.
+            BatchLLMError: BATCH_NOT_FOUND, or the journal fails.
         """
+        try:
+            await self._cancel_here(batch_id)
+        except HeldElsewhereError:
+            await self._owners.cancel(batch_id, _CANCEL_SECONDS)
+        return await self.get(batch_id)
+
+    async def _cancel_here(self, batch_id: str) -> None:
         batch = self._live.get(batch_id)
         if batch is None or (batch.ending and not batch.attached):
             async with self._door(batch_id):
@@ -209,7 +239,6 @@ class Batches:
         closed = asyncio.ensure_future(batch.closed.wait())
         await asyncio.wait({closed}, timeout=_CANCEL_SECONDS)
         closed.cancel()
-        return await self.get(batch_id)
 
     async def delete(self, batch_id: str) -> None:
         """Erase a batch that has ended.
@@ -240,9 +269,9 @@ class Batches:
         batch = self._live.get(batch_id)
         return batch is not None and batch.attached
 
-    def _info(self, record: BatchRecord) -> pb.BatchInfo:
+    def _info(self, record: BatchRecord, now: float) -> pb.BatchInfo:
         live = self._live.get(record.batch_id)
-        running = live is not None or (self._store.shared and bool(record.owner))
+        running = live is not None or (self._store.shared and bool(record.owner) and record.lease_until > now)
         return mapping.batch_info_message(
             record, running=running and not record.state.ended, last_sequence=live.sequence if live else None
         )
@@ -262,6 +291,9 @@ class Batches:
             logger.warning("%d batch(es) left: %s", len(left), message)
             await asyncio.gather(*(batch.cut_short(message) for batch in left))
             await self._closed(_LAST_WRITES_SECONDS)
+        # Only now: what ends meanwhile may take longer than a lease.
+        for round_ in self._owners_rounds:
+            round_.cancel()
 
     async def _closed(self, timeout: float) -> list[LiveBatch]:
         """Those that are not closed within so many seconds."""
@@ -279,15 +311,24 @@ class Batches:
     # -- from time to time -------------------------------------------------------------------------------------------
 
     async def _pick_up(self) -> None:
-        """Go on with detached batches that nobody runs, on strategies as they are now."""
+        """Go on with batches that nobody runs, on strategies as they are now."""
+        seconds = self._journal.lease_seconds / 3 if self._store.shared else _PICK_UP_SECONDS
+        away = False
         while True:
             try:
                 await self._engine.registrations.refresh()
-                for batch_id in await self._store.resumable():
+                found = await self._store.resumable()
+                if away:
+                    # Those that live could not renew their leases either; now they do.
+                    await self._sleep(self._journal.lease_seconds + LONGEST_PAUSE_SECONDS)
+                    found = await self._store.resumable()
+                away = False
+                for batch_id in found:
                     await self._resume(batch_id)
             except StoreError as error:
+                away = self._store.shared
                 logger.warning("the journal cannot be asked for batches to go on with: %s", error)
-            await self._sleep(_PICK_UP_SECONDS)
+            await self._sleep(seconds)
 
     async def _resume(self, batch_id: str) -> None:
         async with self._door(batch_id):
@@ -296,6 +337,8 @@ class Batches:
             try:
                 await self._take_up(batch_id)
             except (BatchLLMError, DamagedError) as error:
+                if isinstance(error, BatchLLMError) and error.reason is ErrorReason.BATCH_IN_USE:
+                    return  # another sidecar was quicker
                 # Said once: nothing changes from round to round.
                 if batch_id not in self._waits:
                     logger.warning("batch %r cannot go on: %s", batch_id, error)
@@ -326,6 +369,22 @@ class Batches:
             await self._sleep(self._journal.lease_seconds / 3)
             for batch in self._all():
                 batch.renew()
+
+    async def _do_as_asked(self) -> None:
+        """What other sidecars ask for."""
+        while True:
+            await self._sleep(OWNER_LOOKS_SECONDS)
+            try:
+                asked = await self._store.asked([*self._live]) if self._live else {}
+                for batch_id, ask in asked.items():
+                    if (batch := self._live.get(batch_id)) is None:
+                        continue
+                    if ask is Ask.CANCEL:
+                        batch.cancel()
+                    elif not batch.give_up():
+                        await self._store.refuse(batch_id)
+            except StoreError as error:
+                logger.debug("the journal cannot be asked what is wanted: %s", error)
 
 
 def _not_found(batch_id: str) -> BatchLLMError:

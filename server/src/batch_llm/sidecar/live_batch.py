@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +58,7 @@ class LiveBatch:
     def __init__(
         self, record: BatchRecord, recovery: Recovery, engine: Engine, on_closed: Callable[[LiveBatch], None]
     ) -> None:
+        lease_seconds = engine.journal.lease_seconds
         self.batch_id = record.batch_id
         self.opening = pb.OpenBatch.FromString(record.opening)
         self.detach = record.detach
@@ -75,11 +75,13 @@ class LiveBatch:
         self._reading = False
         self._accepting = 0
         self._draining = False
+        self._given_up = False
         self._ending: asyncio.Task[None] | None = None
         self._engine = engine
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
-        self._opened_at = self._loop.time() - max(0.0, time.time() - record.create_time)
+        # By the store's clock alone, which says when the lease of this claim ends: ours may be off by hours.
+        self._opened_at = self._loop.time() - max(0.0, record.lease_until - lease_seconds - record.create_time)
         self._replay_to = 0
         self._leased: dict[str, SharedStrategy] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -126,6 +128,7 @@ class LiveBatch:
         if in_force.strategy:
             self._find(in_force.strategy)
         self.attached = self._reading = True
+        self._given_up = False
         self._replay_to = self._outbox.sequence
         self._outbox.dropping = False
         for message in self._outbox.held_back:
@@ -151,6 +154,17 @@ class LiveBatch:
         self._check()
         if self.closed.is_set():
             self._on_closed(self)
+
+    def give_up(self) -> bool:
+        """Let go of it when what is in flight has ended, for a client at another sidecar; False: it has one here."""
+        if self.attached:
+            return False
+        if not self._given_up:
+            logger.info("batch %r is let go of, for a client at another sidecar", self.batch_id)
+        self._given_up = True
+        self._session.pause()
+        self._check()
+        return True
 
     @property
     def items(self) -> int:
@@ -238,7 +252,8 @@ class LiveBatch:
     # -- items through -----------------------------------------------------------------------------------------------
 
     async def _run(self, work: Work) -> AnyResult:
-        # Not before the call is admitted: what only waits for its provider's quota is not billed by a crash.
+        # Not before a call is admitted: what only waits for its provider's quota is not billed by a crash. Before each
+        # attempt: one that comes after another sidecar has taken the batch over would be paid twice.
         work.before_call = self._log.begin
         return await self._engine.executor.run(work)
 
@@ -329,7 +344,7 @@ class LiveBatch:
     def _unwanted(self, complete: bool) -> bool:
         if self._draining and not self._engine.journal.store.durable:
             return complete
-        wanted = self.attached or self.detach or self.cancelled.is_set()
+        wanted = self.attached or (self.detach and not self._given_up) or self.cancelled.is_set()
         return self._draining or self.failure is not None or not wanted
 
     def _end(self, end: Coroutine[Any, Any, None]) -> None:

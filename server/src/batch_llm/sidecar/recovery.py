@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from batch_llm.journal.store import BatchRecord, JournalStore
-from batch_llm.model import BatchTotals, Receipt
+from batch_llm.model import BatchLLMError, BatchTotals, ErrorReason, Receipt
 from batchllm.v1 import batch_service_pb2, work_pb2
 
 from . import mapping
@@ -101,6 +101,12 @@ async def replay(
             yield ready
             if following > to:
                 return
+    if await store.get(batch_id) is None:
+        raise BatchLLMError(
+            f"batch {batch_id!r} was erased while its results were read",
+            reason=ErrorReason.BATCH_NOT_FOUND,
+            metadata={"batch_id": batch_id},
+        )
     raise RuntimeError(f"result {following} of batch {batch_id!r} is not in the journal")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from batch_llm.executor import Work
-from batch_llm.journal.store import Single, SingleExistsError
+from batch_llm.journal.store import Single, SingleExistsError, SingleRecord, StoreError
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.processor import engine_failure
 from batch_llm.shared import SharedStrategy
@@ -19,6 +21,7 @@ from .live_batch import Engine
 from .status import invalid
 
 _MAX_KEY_BYTES = 512
+_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,16 @@ class SingleItems:
 
     Args:
         engine: what they run on.
+        sleep: waits for seconds.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         self._engine = engine
+        self._journal = engine.journal
         self._store = engine.journal.store
-        self._writer = engine.journal.writer
+        # Whoever else had a store that is not shared is dead.
+        self._lease_seconds = engine.journal.lease_seconds if engine.journal.store.shared else 0.0
+        self._sleep = sleep
         self._under_way: dict[str, _UnderWay] = {}
 
     async def run(self, item: work_pb2.WorkItem, key: str) -> work_pb2.WorkItemResult:
@@ -75,19 +82,58 @@ class SingleItems:
             task.exception()  # its caller, if there still is one, has it too
 
     async def _run_once(self, item: work_pb2.WorkItem, key: str, digest: bytes) -> work_pb2.WorkItemResult:
-        known = await self._store.single(key)
-        if known is not None and known.digest != digest:
-            raise _conflict(key)
-        if known is not None and known.result:
-            return _again(work_pb2.WorkItemResult.FromString(known.result))
+        begun = Single(key, digest, b"", self._journal.owner, self._lease_seconds)
+        while True:
+            known = await self._begin(begun)
+            if known is not None and known.result:
+                return _again(work_pb2.WorkItemResult.FromString(known.result))
+            result = await self._run_leased(item, begun)
+            result.maybe_billed = known is not None
+            try:
+                await self._journal.writer.record(replace(begun, result=result.SerializeToString()))
+            except SingleExistsError:
+                continue  # another sidecar took it over; its result is the one that counts
+            return result
+
+    async def _begin(self, begun: Single) -> SingleRecord | None:
+        """Become the one that runs a call, once nobody else does; what was known of it before. It may have a result."""
+        while True:
+            known = await self._store.single(begun.key)
+            if known is not None and known.digest != begun.digest:
+                raise _conflict(begun.key)
+            if known is not None and known.result:
+                return known
+            if known is None or not await self._is_held(known):
+                try:
+                    await self._journal.writer.offer(begun)
+                except SingleExistsError:
+                    continue  # another sidecar was quicker
+                return known
+            await self._sleep(_POLL_SECONDS)
+
+    async def _is_held(self, known: SingleRecord) -> bool:
+        """Whether another sidecar runs it."""
+        if not self._store.shared or known.owner in {"", self._journal.owner}:
+            return False
+        return known.lease_until > await self._store.now()
+
+    async def _run_leased(self, item: work_pb2.WorkItem, begun: Single) -> work_pb2.WorkItemResult:
+        renewing = asyncio.create_task(self._renew(begun)) if self._store.shared else None
         try:
-            await self._writer.offer(Single(key, digest, b""))
-        except SingleExistsError:
-            raise _conflict(key) from None  # another sidecar was quicker
-        result = await self._run(item)
-        result.maybe_billed = known is not None
-        await self._writer.record(Single(key, digest, result.SerializeToString()))
-        return result
+            return await self._run(item)
+        except BaseException:
+            # Others need not wait for the lease.
+            self._journal.writer.record(replace(begun, lease_seconds=0.0)).add_done_callback(_retrieve)
+            raise
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+
+    async def _renew(self, begun: Single) -> None:
+        while True:
+            await self._sleep(self._lease_seconds / 3)
+            with suppress(StoreError, SingleExistsError):  # what became of it is seen when it ends
+                await self._journal.writer.offer(begun)
 
     async def _run(self, item: work_pb2.WorkItem) -> work_pb2.WorkItemResult:
         leased: list[SharedStrategy] = []
@@ -115,6 +161,11 @@ class SingleItems:
             return mapping.result_message(await self._engine.executor.run(work))
         except Exception as error:
             return mapping.result_message(engine_failure(work, error))
+
+
+def _retrieve(written: asyncio.Future[None]) -> None:
+    if not written.cancelled():
+        written.exception()
 
 
 def _again(recorded: work_pb2.WorkItemResult) -> work_pb2.WorkItemResult:
