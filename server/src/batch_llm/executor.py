@@ -12,6 +12,7 @@ from typing import Any
 from batch_llm.caching import CacheAccount
 from batch_llm.model import (
     AnyResult,
+    BatchLLMError,
     CacheGoneError,
     DefaultErrorClassifier,
     ErrorClassifier,
@@ -66,6 +67,7 @@ class Work:
         rejection: why it is not run.
         tenant: whose it is, where items of several wait for the same quota; a batch's are one tenant's.
         account: where its batch's share of context caches is kept.
+        cut_short: says why it is to end at once when its run is cancelled; None: that is no result, but a cancellation.
         before_call: awaited with the index when a call is admitted and before it is made, further attempts included.
     """
 
@@ -80,6 +82,7 @@ class Work:
     rejection: Rejection | None = None
     tenant: Hashable = None
     account: CacheAccount | None = None
+    cut_short: Callable[[], str | None] | None = None
     before_call: Callable[[int], Awaitable[None]] | None = None
 
 
@@ -157,7 +160,7 @@ class Executor:
         self._uniform = uniform
 
     async def run(self, work: Work) -> AnyResult:
-        """The item's one result. Raises nothing but `CancelledError`."""
+        """The item's one result. Raises nothing but `CancelledError`, if `Work.cut_short` has nothing to say."""
         if work.rejection is not None or work.shared is None:
             return _rejected(work)
         run = _Run(work, work.shared)
@@ -170,6 +173,11 @@ class Executor:
                         await self._attempts(work, run)
             except TimeoutError as error:
                 _end(run, error, _BROKEN if work.deadline is None else _OUT_OF_TIME)
+            except asyncio.CancelledError:
+                message = work.cut_short() if work.cut_short is not None else None
+                if message is None:
+                    raise
+                _end(run, BatchLLMError(message, reason=ErrorReason.CANCELLED), _CUT_SHORT)  # what it has cost counts
             except Exception as error:  # a bug, of ours or in a hook: the item ends all the same, its tokens counted
                 logger.exception("item %r ended by an error outside its calls", work.item_id)
                 _end(run, error, _BROKEN)
@@ -364,6 +372,13 @@ _OUT_OF_TIME = ErrorInfo(
     is_timeout=True,
     error_category="item_deadline_exceeded",
     reason=ErrorReason.ITEM_DEADLINE_EXCEEDED,
+)
+_CUT_SHORT = ErrorInfo(
+    is_retryable=True,
+    is_rate_limit=False,
+    is_timeout=False,
+    error_category="cancelled",
+    reason=ErrorReason.CANCELLED,
 )
 _BROKEN = ErrorInfo(
     is_retryable=False,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from batch_llm.executor import Executor, Work
-from batch_llm.model import AnyResult, ErrorReason, WorkItemResult
+from batch_llm.model import AnyResult, BatchLLMError, ErrorReason, TokenUsage, WorkItemResult
 from batch_llm.processor import BatchSession
 from batch_llm.shared import SharedStrategy
 
@@ -350,6 +350,28 @@ async def test_cut_short_each_item_ends_cancelled_once(ordered: bool, started: b
             assert (result.reason, result.retryable) == (ErrorReason.CANCELLED, True)
             assert result.error == "the sidecar is shutting down"
     assert (batch.waiting, batch.in_flight) == (0, 0)
+
+
+async def test_what_an_item_has_cost_before_it_is_cut_short_counts(scripted: Scripted) -> None:
+    async def hang() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError as error:
+            error.token_usage = TokenUsage(input_tokens=30)  # type: ignore[attr-defined]
+            raise
+
+    failed = BatchLLMError("no", reason=ErrorReason.VALIDATION_FAILED)
+    failed.token_usage = TokenUsage(input_tokens=100)  # type: ignore[attr-defined]
+    shared = SharedStrategy(scripted(failed, hang))
+    batch = session(Executor())
+    await batch.submit(works("x", shared=shared))
+    while len(shared.strategy.calls) < 2:
+        await settle()
+    batch.cut_short("enough")
+    (result,) = await rest_of(batch)
+    assert (result.reason, result.error, result.retryable) == (ErrorReason.CANCELLED, "enough", True)
+    assert (result.attempts, result.token_usage["input_tokens"]) == (2, 130)
+    assert batch.totals.input_tokens == 130
 
 
 async def test_cut_short_with_a_full_outbox_still_gives_every_result() -> None:

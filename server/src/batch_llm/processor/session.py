@@ -92,6 +92,7 @@ class BatchSession:
         self._paused = False
         self._closed = False
         self._cut_short: str | None = None
+        self._why = lambda: self._cut_short
         self._space: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -114,6 +115,7 @@ class BatchSession:
             work.accepted_at = self._loop.time()
             work.tenant = self
             work.account = self.account
+            work.cut_short = self._why
             self._submitted += 1
             if self._cut_short is not None:
                 self._cancel(work, self._cut_short)
