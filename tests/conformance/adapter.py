@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,9 @@ class Adapter:
         self._process.kill()
         self._process.wait(DEADLINE_SECONDS)
         self._reader.join(DEADLINE_SECONDS)
+        assert self._process.stdin is not None
+        with suppress(OSError):  # what was not written yet cannot be any more
+            self._process.stdin.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -16,6 +16,7 @@ from .matching import ANY_ORDER, OPERATORS, RESULTS
 from .notation import METHODS, expand, parse
 
 FOLDER = Path(__file__).parent / "cases"
+ANY_ADAPTER = "*"
 KNOWN_FAILURES = Path(__file__).parent / "known_failures.yaml"
 ANY_SET = "any"
 _MOST = 2  # repetitions are written out so far to be looked at
@@ -138,7 +139,7 @@ def load(folder: Path = FOLDER) -> list[Case]:
 
 
 def load_known_failures(cases: list[Case], file: Path = KNOWN_FAILURES) -> dict[tuple[str, str], str]:
-    """Reasons by adapter and case.
+    """Reasons by adapter and case; a fault of the sidecar's is every adapter's, `*`.
 
     Raises:
         CaseError: an entry has no reason, or there is no such case.
@@ -152,6 +153,11 @@ def load_known_failures(cases: list[Case], file: Path = KNOWN_FAILURES) -> dict[
             raise CaseError(f"{file.name}: there is no case {entry['case']!r}")
         known[entry["adapter"], entry["case"]] = entry["reason"]
     return known
+
+
+def known_failure(known: Mapping[tuple[str, str], str], adapter: str, case: Case) -> str | None:
+    """Why a case fails on an adapter; None: it should pass."""
+    return known.get((adapter, case.name)) or known.get((ANY_ADAPTER, case.name))
 
 
 class _Loader(yaml.SafeLoader):

@@ -216,6 +216,7 @@ class _Run:
             command = self._named(command, batch=_BATCH)
         else:
             command = self._named(command, client=_CLIENT)
+            self._clients.remove(command["client"])
         answer = self._adapter.ask(command)
         if do == "batch.next":
             self._ledgers[command["batch"]].add(readable(answer))
@@ -300,12 +301,11 @@ def _add_frame(together: Answer, kind: str, body: dict[str, Any], ledger: Ledger
 
 
 def _has_come(to: object, together: Answer) -> bool:
-    if isinstance(to, dict):
-        ((what, number),) = to.items()
-        if what == RESULTS:
-            return len(together[RESULTS]) >= number
-        return int(together.get("accepted", {}).get(what, 0)) >= number
-    return to in together
+    if not isinstance(to, dict):
+        return to in together
+    there = {key: int(value) for key, value in together.get("accepted", {}).items()}
+    there[RESULTS] = len(together[RESULTS])
+    return all(there.get(what, 0) >= number for what, number in to.items())
 
 
 def _is_settled(answers: list[Answer], path: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from .adapters import ADAPTERS
-from .cases import Case, load, load_known_failures
+from .cases import Case, known_failure, load, load_known_failures
 from .runner import Suite
 
 _CASES = load()
@@ -28,7 +28,7 @@ def suite() -> Iterator[Suite]:
 
 @pytest.mark.parametrize(("name", "case"), _RUNS)
 def test_case(suite: Suite, name: str, case: Case) -> None:
-    reason = _KNOWN.get((name, case.name))
+    reason = known_failure(_KNOWN, name, case)
     try:
         suite.run(case, ADAPTERS[name][0])
     except AssertionError as failure:
