@@ -55,7 +55,7 @@ COMMANDS: Mapping[str, _Command] = {
     "connect": _command("client", "target resume_policy"),
     "close": _command("client"),
     "call": _command("method", "client request timeout background eventually settled", ("response", "error")),
-    "run": _command("open items", "client timeout background", {*_OF_RESULTS, "opened"}),
+    "run": _command("open items", "client resume timeout background", {*_OF_RESULTS, "opened"}),
     "await": _command("of", "", {*_OF_RESULTS, "response", "items", "opened"}),
     "batch.start": _command("open items", "client batch more resume timeout background", of="client"),
     "batch.resume": _command("batch_id", "client batch after timeout", of="client"),

@@ -78,7 +78,7 @@ def differences(expected: Mapping[str, Any], answer: Answer) -> Iterator[str]:
             yield f"{key}: expected {shortened(value)}, there is none"
         elif key == "error":
             yield from _exactly({**_ERROR, **value}, {**_ERROR, **answer[key]}, key)
-        elif key == RESULTS:
+        elif key == RESULTS and isinstance(value, list):
             yield from _results(value, answer.get(RESULTS, []))
         elif key == "response" and "result" in value:
             yield from _exactly(_whole(value["result"]), answer[key]["result"], "result")

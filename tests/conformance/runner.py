@@ -139,7 +139,7 @@ class _Run:
         self._threads = ThreadPoolExecutor(thread_name_prefix=name)
 
     def run(self) -> None:
-        if not any(step["do"] == "connect" for step in self._case.steps):
+        if not any(step["do"] == "connect" and step["client"] == _CLIENT for step in self._case.steps):
             self._do({"do": "connect"})
         for number, raw in enumerate(self._case.steps, 1):
             step = expand(raw, run=self._name)

@@ -60,7 +60,9 @@ class AsyncAdapter:
             answer = await getattr(self, "do_" + do.replace(".", "_"))(**command) or {}
         except Exception as failure:
             error = messages.error(failure)
-            answer = {"error": error} if error is not None else {"fault": "".join(traceback.format_exception(failure))}
+            if error is None:
+                traceback.print_exception(failure)
+            answer = {"fault": repr(failure)} if error is None else {"error": error}
         print(json.dumps({"id": number, **answer}), flush=True)
 
     async def do_hello(self) -> dict[str, Any]:

@@ -36,7 +36,9 @@ class ThreadedAdapter:
             answer = getattr(self, "do_" + do.replace(".", "_"))(**command) or {}
         except Exception as failure:
             error = type(self).read_error(failure)
-            answer = {"error": error} if error is not None else {"fault": "".join(traceback.format_exception(failure))}
+            if error is None:
+                traceback.print_exception(failure)
+            answer = {"fault": repr(failure)} if error is None else {"error": error}
         line = json.dumps({"id": number, **answer}) + "\n"
         with self._writing:
             sys.stdout.write(line)
