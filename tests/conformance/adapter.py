@@ -47,11 +47,11 @@ class Adapter:
             )
         self._reader = threading.Thread(target=self._read, name="adapter", daemon=True)
         self._reader.start()
-        greeting = self.ask({"do": "hello"})
-        self.name, self.sets = greeting.get("name"), greeting.get("sets")
-        if not isinstance(self.name, str) or not isinstance(self.sets, list) or not set(self.sets) <= set(SETS):
+        try:
+            self.name, self.sets = _greeting(self.ask({"do": "hello"}))
+        except AdapterError:
             self.kill()
-            raise AdapterError(f"hello must be answered with `name` and `sets`, some of {SETS}, not {greeting}")
+            raise
 
     def begin(self, command: dict[str, Any]) -> Future[Answer]:
         """Tell it something; its answer will be there some time."""
@@ -120,10 +120,14 @@ class Adapter:
             for line in lines:
                 self._show("←", line.decode(errors="replace").rstrip())
                 self._take(line)
+        self._give_up("ended before it answered")
+
+    def _give_up(self, words: str) -> None:
+        """Fail all that was not answered."""
         with self._lock:
             asked, self._asked = self._asked, {}
         for future in asked.values():
-            future.set_exception(self._error("ended before it answered"))
+            future.set_exception(self._error(words))
 
     def _take(self, line: bytes) -> None:
         try:
@@ -133,11 +137,8 @@ class Adapter:
             number, answer = None, None
         with self._lock:
             future = self._asked.pop(number, None)
-            others = list(self._asked.values()) if future is None else []
         if future is None:
-            for other in others:
-                if not other.done():
-                    other.set_exception(self._error(f"said what is no answer to anything: {shortened(line.decode())}"))
+            self._give_up(f"said what is no answer to anything: {shortened(line.decode(errors='replace'))}")
         elif "fault" in answer:
             future.set_exception(self._error(f"cannot: {answer['fault']}"))
         else:
@@ -152,6 +153,13 @@ class Adapter:
     def _show(self, arrow: str, line: str) -> None:
         if self._verbose:
             print(arrow, shortened(line), flush=True)
+
+
+def _greeting(answer: Answer) -> tuple[str, list[str]]:
+    name, sets = answer.get("name"), answer.get("sets")
+    if not isinstance(name, str) or not isinstance(sets, list) or not set(sets) <= set(SETS):
+        raise AdapterError(f"hello must be answered with `name` and `sets`, some of {SETS}, not {answer}")
+    return name, sets
 
 
 def shortened(value: object) -> str:

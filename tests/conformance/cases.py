@@ -21,8 +21,7 @@ KNOWN_FAILURES = Path(__file__).parent / "known_failures.yaml"
 ANY_SET = "any"
 _MOST = 2  # repetitions are written out so far to be looked at
 _COMMON = {"do", "expect"}
-_LATER = {"background"}
-_AGAIN = {"eventually", "settled"}
+_TARGETS = ("sidecar", "nobody")
 _OF_RESULTS = {RESULTS, ANY_ORDER, "totals", "error"}
 
 
@@ -220,6 +219,8 @@ def _problems(step: Any, kind: str) -> Iterator[str]:
         yield f"{do} does not take {', '.join(sorted(more))}"
     if "background" in step and "expect" in step:
         yield "what is expected of a step in the background stands with its `await`"
+    if step.get("target", "sidecar") not in _TARGETS:
+        yield f"target is one of {', '.join(_TARGETS)}; not {step['target']!r}"
     expected = step.get("expect", {})
     if not isinstance(expected, dict) or (expected.keys() - command.shows):
         yield f"of {do} can be expected: {', '.join(sorted(command.shows))}; not {expected}"

@@ -17,7 +17,15 @@ from .notation import METHODS, parse, plain, reason_name
 _OUTPUT = {"text": "", "finish_reason": "stop", "safety_ratings": {}, "attempts": 1}
 _FAILURE = {"reason": "", "metadata": {}, "retryable": False, "retry_after": None, "attempts": 0}
 _ALWAYS = {"context": "", "replayed": False, "maybe_billed": False}
-_ERROR = {"reason": None, "metadata": {}, "retry_after": None, "item_id": None, "size": None, "limit": None}
+_ERROR = {
+    "code": None,
+    "reason": None,
+    "metadata": {},
+    "retry_after": None,
+    "item_id": None,
+    "size": None,
+    "limit": None,
+}
 _MESSAGES: Mapping[str, type[Message]] = {
     "opened": pb.BatchOpened,
     "accepted": pb.ItemsAccepted,

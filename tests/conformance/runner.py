@@ -35,10 +35,12 @@ class Suite:
 
     Args:
         verbose: print every line to and from the adapters.
+        seconds: what does not come within so many fails.
     """
 
-    def __init__(self, *, verbose: bool = False) -> None:
+    def __init__(self, *, verbose: bool = False, seconds: float = DEADLINE_SECONDS) -> None:
         self._verbose = verbose
+        self._seconds = seconds
         self._folder = tempfile.TemporaryDirectory(prefix="conformance-")
         self._shared: Sidecar | None = None
         self._adapters: dict[tuple[str, ...], Adapter] = {}
@@ -81,7 +83,7 @@ class Suite:
         number = next(self._numbers)
         with self._sidecar(case, number) as sidecar:
             world = World(sidecar, has_network=case.has_network)
-            run = _Run(case, adapter, world, f"run-{number}")
+            run = CaseRun(case, adapter, world, f"run-{number}", self._seconds)
             try:
                 run.run()
             except BaseException:
@@ -90,6 +92,7 @@ class Suite:
                 adapter.kill()  # who knows what it still waits for
                 raise
             else:
+                world.check()
                 run.close()
             finally:
                 world.close()
@@ -117,7 +120,7 @@ class Suite:
         return sidecar
 
 
-class _Run:
+class CaseRun:
     """One case on one adapter.
 
     Args:
@@ -125,13 +128,15 @@ class _Run:
         adapter: the adapter.
         world: the case's surroundings.
         name: no other run has it.
+        seconds: what does not come within so many fails.
     """
 
-    def __init__(self, case: Case, adapter: Adapter, world: World, name: str) -> None:
+    def __init__(self, case: Case, adapter: Adapter, world: World, name: str, seconds: float) -> None:
         self._case = case
         self._adapter = adapter
         self._world = world
         self._name = name
+        self._seconds = seconds
         self._clients: list[str] = []
         self._ledgers: dict[str, Ledger] = {}
         self._begun: dict[str, tuple[Future[Answer], dict[str, Any]]] = {}
@@ -163,7 +168,7 @@ class _Run:
             return
         if do == "await":
             future, begun = self._begun.pop(step["of"])
-            self._check(step, readable(future.result(2 * DEADLINE_SECONDS), begun.get("method")))
+            self._check(step, readable(future.result(2 * self._seconds), begun.get("method")))
         elif "background" in step:
             self._begun[step["background"]] = (self._threads.submit(self._do, step), step)
         elif step.get("eventually"):
@@ -182,12 +187,15 @@ class _Run:
 
     def _poll(self, step: dict[str, Any], until: Callable[[list[Answer]], bool]) -> None:
         """Ask again and again; what is there at last must be what is expected."""
-        end = time.monotonic() + DEADLINE_SECONDS
+        end = time.monotonic() + self._seconds
         answers = [self._answer(step)]
         while not until(answers) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
             answers.append(self._answer(step))
         self._check(step, answers[-1])
+
+    def _ask(self, command: dict[str, Any]) -> Answer:
+        return self._adapter.ask(command, self._seconds)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
@@ -217,7 +225,7 @@ class _Run:
         else:
             command = self._named(command, client=_CLIENT)
             self._clients.remove(command["client"])
-        answer = self._adapter.ask(command)
+        answer = self._ask(command)
         if do == "batch.next":
             self._ledgers[command["batch"]].add(readable(answer))
         return answer
@@ -229,8 +237,7 @@ class _Run:
     def _connect(self, command: dict[str, Any]) -> Answer:
         command = self._named(command, client=_CLIENT)
         self._clients.append(command["client"])
-        target = self._world.nobody if command.get("target") == "nobody" else self._world.target
-        return self._adapter.ask({**command, "target": target})
+        return self._ask({**command, "target": self._world.find(command.get("target", ""))})
 
     def _run_batch(self, command: dict[str, Any]) -> Answer:
         """A whole batch: sent, and read to its end."""
@@ -238,18 +245,18 @@ class _Run:
         name = f"{self._name}.run-{next(self._runs)}"
         if "client" in self._adapter.sets:
             ledger = Ledger(command["open"].get("resume_after_sequence", 0))
-            started = self._adapter.ask({**command, "do": "batch.start", "batch": name})
+            started = self._ask({**command, "do": "batch.start", "batch": name})
             if "error" in started:
                 return {RESULTS: [], **started}
-            answer = self._adapter.ask({"do": "batch.next", "batch": name}, 2 * DEADLINE_SECONDS)
+            answer = self._ask({"do": "batch.next", "batch": name})
             ledger.add(readable(answer))
             return answer
         items = command.pop("items")
         self._open_stream({**command, "stream": name}, given=True)
         for first in range(0, len(items), _FRAME_ITEMS):
             frame = {"items": {"items": items[first : first + _FRAME_ITEMS]}}
-            self._adapter.ask({"do": "stream.send", "stream": name, "frame": frame})
-        self._adapter.ask({"do": "stream.half_close", "stream": name})
+            self._ask({"do": "stream.send", "stream": name, "frame": frame})
+        self._ask({"do": "stream.half_close", "stream": name})
         answer = self._read({"stream": name, "to": "end"}, given=True)
         return {key: value for key, value in answer.items() if key not in ("accepted", "progress", "frames")}
 
@@ -262,9 +269,9 @@ class _Run:
             command = self._named(command, client=_CLIENT, stream=_STREAM)
         self._ledgers[command["stream"]] = Ledger((opening or {}).get("resume_after_sequence", 0))
         allowed = {key: command[key] for key in ("client", "stream", "timeout") if key in command}
-        answer = self._adapter.ask({"do": "stream.open", **allowed})
+        answer = self._ask({"do": "stream.open", **allowed})
         if opening is not None:
-            self._adapter.ask({"do": "stream.send", "stream": command["stream"], "frame": {"open": opening}})
+            self._ask({"do": "stream.send", "stream": command["stream"], "frame": {"open": opening}})
         return answer
 
     def _read(self, command: dict[str, Any], *, given: bool = False) -> Answer:
@@ -273,13 +280,14 @@ class _Run:
         ledger = self._ledgers[stream]
         together: Answer = {RESULTS: [], "frames": []}
         while not _has_come(command["to"], together):
-            answer = self._adapter.ask({"do": "stream.next", "stream": stream})
+            answer = self._ask({"do": "stream.next", "stream": stream})
             if "error" in answer:
                 together["error"] = answer["error"]
                 break
             if answer.get("end"):
                 assert "totals" in together, "the stream ended with OK and without its totals"
                 break
+            assert len(answer.get("frame", {})) == 1, f"neither a frame, `end` nor `error`: {answer}"
             ((kind, body),) = answer["frame"].items()
             _add_frame(together, {"batchResult": "totals", "batch_result": "totals"}.get(kind, kind), body, ledger)
         return together

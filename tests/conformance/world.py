@@ -89,8 +89,21 @@ class World:
         """Where clients find the sidecar."""
         return self._proxy.address if self._proxy is not None else self.sidecar.target
 
+    def find(self, whom: str) -> str:
+        """The address of what a case names: "sidecar" past the network, "nobody", or else where clients find it."""
+        match whom:
+            case "sidecar":
+                return self.sidecar.target
+            case "nobody":
+                return self._nowhere
+        return self.target
+
+    def check(self) -> None:
+        """See that the faults that were asked for have come. AssertionError: one has not."""
+        assert self._proxy is None or self._proxy.is_cut, "the connection was not cut: too little came through"
+
     @property
-    def nobody(self) -> str:
+    def _nowhere(self) -> str:
         """An address where nobody answers: bound, so that nobody else gets it, and not listened on."""
         if not self._nobody:
             bound = self._stack.enter_context(closing(socket.socket()))

@@ -83,7 +83,7 @@ class AsyncAdapter:
         self,
         client: str,
         batch: str,
-        open: object,  # noqa: A002  # the command's name for it
+        open: object,
         items: list[object],
         more: bool = False,
         resume: bool = True,

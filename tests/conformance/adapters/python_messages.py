@@ -67,7 +67,10 @@ _CALLS: Mapping[str, tuple[Callable[..., Any], Callable[[Any], Message]]] = {
         lambda client, request: client.delete_cache(request.strategy),
         lambda got: caches.DeleteResponse(deleted=got),
     ),
-    "GetCache": (lambda client, request: client.get_cache(request.strategy), lambda got: caches.GetCacheResponse(cache=got)),
+    "GetCache": (
+        lambda client, request: client.get_cache(request.strategy),
+        lambda got: caches.GetCacheResponse(cache=got),
+    ),
     "ListCaches": (lambda client, request: client.list_caches(), lambda got: caches.ListCachesResponse(caches=got)),
 }
 
@@ -104,7 +107,7 @@ def policy(bounds: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if bounds is None else {"resume_policy": ResumePolicy(**bounds)}
 
 
-def opening(open: object) -> dict[str, Any]:  # noqa: A002  # the command's name for it
+def opening(open: object) -> dict[str, Any]:
     """Options of `process_batch`."""
     message = json_format.ParseDict(open, pb.OpenBatch())
     options = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

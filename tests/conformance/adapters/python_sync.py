@@ -57,7 +57,7 @@ class SyncAdapter(ThreadedAdapter):
         self,
         client: str,
         batch: str,
-        open: object,  # noqa: A002  # the command's name for it
+        open: object,
         items: list[object],
         more: bool = False,
         resume: bool = True,
