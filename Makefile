@@ -59,6 +59,10 @@ postgres: ## Install PostgreSQL's programs, which the tests need
 test: $(STAMP) postgres ## Run the whole test-suite
 	$(BIN)/pytest
 
+.PHONY: conformance
+conformance: $(STAMP) ## Show which conformance cases the Python clients pass
+	$(BIN)/python -m tests.conformance
+
 .PHONY: test-client-range
 test-client-range: $(STAMP) ## Test the client with the oldest and the newest libraries that it declares
 	$(call test_client_with,oldest,grpcio==1.73.1 grpcio-status==1.73.1 grpcio-testing==1.73.1 protobuf==6.31.1 rich==13.0.0)

@@ -40,7 +40,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.close()
+        self._call(self._stop_listening())
         self.reset()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE_SECONDS)
@@ -78,6 +78,9 @@ class Proxy:
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _stop_listening(self) -> None:
+        self._server.close()
 
     async def _set(self, flowing: bool, *ways: str) -> None:
         for way in ways:
