@@ -112,18 +112,19 @@ func (b *Batch) Leave() (int64, error) {
 		return 0, errors.New("batchllm: only a batch made WithDetach goes on by itself")
 	}
 	defer b.finish()
-	for {
-		if _, err := b.receive(); err == io.EOF {
-			return b.in.held, nil // all has ended meanwhile
-		} else if err != nil {
-			return b.in.held, err
+	for b.failure != io.EOF {
+		sealed, err := b.isSealed()
+		if sealed {
+			break
 		}
-		if sealed, err := b.isSealed(); err != nil {
+		if err == nil {
+			_, err = b.receive()
+		}
+		if err != nil && err != io.EOF {
 			return b.in.held, b.fail(err)
-		} else if sealed {
-			return b.in.held, nil
 		}
 	}
+	return b.in.held, nil
 }
 
 // Cancel cancels the stream; ranging over the results then ends with ErrCanceled. No effect after the end.
