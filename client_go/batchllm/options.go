@@ -9,6 +9,7 @@ import (
 
 	batchllmv1 "github.com/batch-llm/batch-llm/client_go/batchllm/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // DefaultTarget is where a sidecar listens unless it is told otherwise.
@@ -166,4 +167,23 @@ type itemOptions struct {
 // client's [ResumePolicy] goes.
 func WithIdempotencyKey(key string) ItemOption {
 	return func(o *itemOptions) { o.idempotencyKey = key }
+}
+
+// CacheOption changes how a context cache is created or renewed.
+type CacheOption func(*cacheOptions)
+
+type cacheOptions struct {
+	ttl *durationpb.Duration
+}
+
+func newCacheOptions(options []CacheOption) (made cacheOptions) {
+	for _, option := range options {
+		option(&made)
+	}
+	return made
+}
+
+// WithTTL sets how long a context cache lives, at least one second.
+func WithTTL(ttl time.Duration) CacheOption {
+	return func(o *cacheOptions) { o.ttl = durationpb.New(ttl) }
 }

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"time"
 
 	batchllmv1 "github.com/batch-llm/batch-llm/client_go/batchllm/v1"
-	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // GetBatch shows a batch. ErrBatchNotFound: no such id.
@@ -87,22 +85,23 @@ func (c *Client) UnregisterStrategy(ctx context.Context, name string) error {
 	return err
 }
 
-// CreateOrReuseCache makes sure that a strategy's cache exists. It gives the cache, and true if it did. ttl is the life
-// of a new one; 0: the strategy's.
+// CreateOrReuseCache makes sure that a strategy's cache exists. It gives the cache, and true if it did. Without
+// [WithTTL] a new one lives as long as the strategy says.
 func (c *Client) CreateOrReuseCache(
-	ctx context.Context, strategy string, ttl time.Duration,
+	ctx context.Context, strategy string, options ...CacheOption,
 ) (cache *Cache, reused bool, err error) {
-	request := &batchllmv1.CreateOrReuseRequest{Strategy: strategy, Ttl: optional(ttl)}
+	request := &batchllmv1.CreateOrReuseRequest{Strategy: strategy, Ttl: newCacheOptions(options).ttl}
 	response, err := call(ctx, c, c.caches.CreateOrReuse, request)
 	return response.GetCache(), response.GetReused(), err
 }
 
-// RenewCache lets a cache live for ttl from now; 0: for the strategy's. It gives the cache, and true if it had ended and
-// was created anew.
+// RenewCache lets a cache live on, from now as long as [WithTTL] or else the strategy says. It gives the cache, and true
+// if it had ended and was created anew. ErrNotFound: there is none.
 func (c *Client) RenewCache(
-	ctx context.Context, strategy string, ttl time.Duration,
+	ctx context.Context, strategy string, options ...CacheOption,
 ) (cache *Cache, recreated bool, err error) {
-	response, err := call(ctx, c, c.caches.Renew, &batchllmv1.RenewRequest{Strategy: strategy, Ttl: optional(ttl)})
+	request := &batchllmv1.RenewRequest{Strategy: strategy, Ttl: newCacheOptions(options).ttl}
+	response, err := call(ctx, c, c.caches.Renew, request)
 	return response.GetCache(), response.GetRecreated(), err
 }
 
@@ -122,12 +121,4 @@ func (c *Client) GetCache(ctx context.Context, strategy string) (*Cache, error) 
 func (c *Client) ListCaches(ctx context.Context) ([]*Cache, error) {
 	response, err := call(ctx, c, c.caches.ListCaches, &batchllmv1.ListCachesRequest{})
 	return response.GetCaches(), err
-}
-
-// optional gives a duration that is absent when it is 0.
-func optional(duration time.Duration) *durationpb.Duration {
-	if duration == 0 {
-		return nil
-	}
-	return durationpb.New(duration)
 }

@@ -334,7 +334,7 @@ func TestStrategiesAndCaches(t *testing.T) {
 	_, err = client.GetCache(ctx, "cached")
 	checkIs(t, err, ErrNotFound)
 	for _, existed := range []bool{false, true} {
-		cache, reused, err := client.CreateOrReuseCache(ctx, "cached", 20*time.Minute)
+		cache, reused, err := client.CreateOrReuseCache(ctx, "cached", WithTTL(20*time.Minute))
 		if err != nil || reused != existed {
 			t.Fatal(cache, reused, err)
 		}
@@ -342,7 +342,7 @@ func TestStrategiesAndCaches(t *testing.T) {
 			t.Error(life)
 		}
 	}
-	if cache, recreated, err := client.RenewCache(ctx, "cached", 0); err != nil || recreated || time.Until(cache.GetExpireTime().AsTime()) < 50*time.Minute {
+	if cache, recreated, err := client.RenewCache(ctx, "cached"); err != nil || recreated || time.Until(cache.GetExpireTime().AsTime()) < 50*time.Minute {
 		t.Error(cache, recreated, err)
 	}
 	if cache, err := client.GetCache(ctx, "cached"); err != nil || cache.GetStrategy() != "cached" {
@@ -356,7 +356,9 @@ func TestStrategiesAndCaches(t *testing.T) {
 			t.Error(cache, err)
 		}
 	}
-	_, _, err = client.CreateOrReuseCache(ctx, "echo", 0)
+	_, _, err = client.CreateOrReuseCache(ctx, "cached", WithTTL(0))
+	checkIs(t, err, ErrInvalidRequest)
+	_, _, err = client.CreateOrReuseCache(ctx, "echo")
 	checkIs(t, err, ErrFailedPrecondition)
 
 	if err := client.UnregisterStrategy(ctx, "cached"); err != nil {

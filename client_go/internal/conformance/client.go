@@ -125,7 +125,10 @@ func (*clientAdapter) explain(err error) answer {
 	case !errors.As(err, &failure):
 		return answer{"code": "REFUSED", "message": err.Error()}
 	}
-	said := answer{"code": codeNames[failure.Code], "message": failure.Message, "metadata": failure.Metadata}
+	said := answer{"code": codeNames[failure.Code], "message": failure.Message}
+	if failure.Metadata != nil {
+		said["metadata"] = failure.Metadata
+	}
 	if failure.Reason != "" {
 		said["reason"] = failure.Reason
 	}

@@ -81,12 +81,12 @@ func respond(ctx context.Context, client *batchllm.Client, told command) (proto.
 		})
 	case "CreateOrReuse":
 		return with(told, &batchllmv1.CreateOrReuseRequest{}, func(r *batchllmv1.CreateOrReuseRequest) (proto.Message, error) {
-			cache, reused, err := client.CreateOrReuseCache(ctx, r.GetStrategy(), r.GetTtl().AsDuration())
+			cache, reused, err := client.CreateOrReuseCache(ctx, r.GetStrategy(), cacheOptions(r.GetTtl())...)
 			return &batchllmv1.CreateOrReuseResponse{Cache: cache, Reused: reused}, err
 		})
 	case "Renew":
 		return with(told, &batchllmv1.RenewRequest{}, func(r *batchllmv1.RenewRequest) (proto.Message, error) {
-			cache, recreated, err := client.RenewCache(ctx, r.GetStrategy(), r.GetTtl().AsDuration())
+			cache, recreated, err := client.RenewCache(ctx, r.GetStrategy(), cacheOptions(r.GetTtl())...)
 			return &batchllmv1.RenewResponse{Cache: cache, Recreated: recreated}, err
 		})
 	case "Delete":
@@ -112,6 +112,13 @@ func with[R proto.Message](told command, request R, call func(R) (proto.Message,
 		return nil, err
 	}
 	return call(request)
+}
+
+func cacheOptions(ttl *durationpb.Duration) []batchllm.CacheOption {
+	if ttl == nil {
+		return nil
+	}
+	return []batchllm.CacheOption{batchllm.WithTTL(ttl.AsDuration())}
 }
 
 func workItems(texts []json.RawMessage) (items []batchllm.WorkItem, err error) {

@@ -19,9 +19,11 @@ import (
 
 const callTimeout = time.Minute
 
+// rawStream is a call of ProcessBatch, or why there is none.
 type rawStream struct {
 	grpc.BidiStreamingClient[batchllmv1.ProcessBatchRequest, batchllmv1.ProcessBatchResponse]
 	cancel context.CancelFunc
+	failed error
 }
 
 // rawAdapter drives generated code alone.
@@ -71,6 +73,12 @@ func (r *rawAdapter) do(told command) (answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if stream.failed != nil {
+		if told.Do == "stream.next" {
+			return nil, stream.failed
+		}
+		return nil, nil
+	}
 	switch told.Do {
 	case "stream.send":
 		frame, err := read(told.Frame, &batchllmv1.ProcessBatchRequest{})
@@ -108,11 +116,7 @@ func (r *rawAdapter) open(told command) error {
 		ctx, cancel = context.WithTimeout(context.Background(), seconds(*told.Timeout))
 	}
 	stream, err := batchllmv1.NewBatchServiceClient(connection).ProcessBatch(ctx)
-	if err != nil {
-		cancel()
-		return err
-	}
-	r.streams.put(told.Stream, &rawStream{stream, cancel})
+	r.streams.put(told.Stream, &rawStream{stream, cancel, err})
 	return nil
 }
 
