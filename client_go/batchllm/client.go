@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -36,7 +37,7 @@ type Client struct {
 	strategies batchllmv1.StrategyServiceClient
 	caches     batchllmv1.CacheLifecycleServiceClient
 	open       context.Context // ends when the client is closed
-	close      context.CancelFunc
+	close      func() error
 }
 
 // New makes a client of the sidecar at target, an address as gRPC takes it: host:port, or unix:/run/batch-llm.sock. It
@@ -53,7 +54,7 @@ func New(target string, options ...ClientOption) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("batchllm: the target %q cannot be used: %w", target, err)
 	}
-	open, closeClient := context.WithCancel(context.Background())
+	open, end := context.WithCancel(context.Background())
 	return &Client{
 		target:     target,
 		options:    set,
@@ -62,7 +63,10 @@ func New(target string, options ...ClientOption) (*Client, error) {
 		strategies: batchllmv1.NewStrategyServiceClient(conn),
 		caches:     batchllmv1.NewCacheLifecycleServiceClient(conn),
 		open:       open,
-		close:      closeClient,
+		close: sync.OnceValue(func() error {
+			end()
+			return conn.Close()
+		}),
 	}, nil
 }
 
@@ -86,13 +90,7 @@ func dialOptions(messageBytes int) []grpc.DialOption {
 }
 
 // Close closes the connection; what is in flight is cancelled. Closing twice is no error.
-func (c *Client) Close() error {
-	c.close()
-	if err := c.conn.Close(); err != nil && !errors.Is(err, grpc.ErrClientConnClosing) {
-		return err
-	}
-	return nil
-}
+func (c *Client) Close() error { return c.close() }
 
 // WaitUntilReady waits until the sidecar can be reached. ErrUnavailable: it cannot in time.
 func (c *Client) WaitUntilReady(ctx context.Context) error {

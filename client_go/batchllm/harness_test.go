@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -350,5 +349,3 @@ func hold(s *serving) error {
 	<-s.Context().Done()
 	return s.Context().Err()
 }
-
-var errHalfClosed = fmt.Errorf("half-closed: %w", io.EOF)
