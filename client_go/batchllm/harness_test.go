@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // eventually looks until there is something.
-func eventually(t *testing.T, what string, look func() bool) {
+func eventually(t testing.TB, what string, look func() bool) {
 	t.Helper()
 	for end := time.Now().Add(bound); !look(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -43,13 +43,13 @@ func eventually(t *testing.T, what string, look func() bool) {
 }
 
 // within gives a context that ends when something is broken.
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func newClient(t *testing.T, target string, options ...ClientOption) *Client {
+func newClient(t testing.TB, target string, options ...ClientOption) *Client {
 	t.Helper()
 	client, err := New(target, options...)
 	if err != nil {
@@ -83,7 +83,7 @@ func collect(batch *Batch) (results []*Result, err error) {
 }
 
 // sequences checks that results follow each other, from 1 to count.
-func checkSequences(t *testing.T, results []*Result, count int) {
+func checkSequences(t testing.TB, results []*Result, count int) {
 	t.Helper()
 	for place, result := range results {
 		if result.Sequence != int64(place+1) {
@@ -97,7 +97,7 @@ func checkSequences(t *testing.T, results []*Result, count int) {
 
 // sidecar is a real one, in a process of its own.
 type sidecar struct {
-	t       *testing.T
+	t       testing.TB
 	target  string
 	state   string
 	log     string
@@ -105,7 +105,7 @@ type sidecar struct {
 }
 
 // startSidecar starts one that keeps its state, and ends it with the test.
-func startSidecar(t *testing.T, listen string) *sidecar {
+func startSidecar(t testing.TB, listen string) *sidecar {
 	t.Helper()
 	made := &sidecar{t: t, target: listen, state: t.TempDir(), log: filepath.Join(t.TempDir(), "log")}
 	made.start()
@@ -113,7 +113,7 @@ func startSidecar(t *testing.T, listen string) *sidecar {
 	return made
 }
 
-func program(t *testing.T) string {
+func program(t testing.TB) string {
 	t.Helper()
 	if named := os.Getenv("BATCH_LLM_SIDECAR"); named != "" {
 		return named
@@ -282,7 +282,7 @@ func (f *fake) openings() []*batchllmv1.OpenBatch {
 	return slices.Clone(f.streams)
 }
 
-func startFake(t *testing.T, does ...func(*serving) error) (*fake, string) {
+func startFake(t testing.TB, does ...func(*serving) error) (*fake, string) {
 	t.Helper()
 	made := &fake{script: does}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -335,7 +335,7 @@ func (f *fakeTime) option() ClientOption {
 	}
 }
 
-func checkIs(t *testing.T, err error, wanted ...error) {
+func checkIs(t testing.TB, err error, wanted ...error) {
 	t.Helper()
 	for _, want := range wanted {
 		if !errors.Is(err, want) {

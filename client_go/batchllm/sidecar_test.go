@@ -20,7 +20,7 @@ import (
 func scripted(does string) string { return `{"simulate": {` + does + `}}` }
 
 // echoing gives a client of a real sidecar that has the strategy `echo`.
-func echoing(t *testing.T, listen string, options ...ClientOption) (*Client, *sidecar) {
+func echoing(t testing.TB, listen string, options ...ClientOption) (*Client, *sidecar) {
 	t.Helper()
 	running := startSidecar(t, listen)
 	client := newClient(t, running.target, options...)
@@ -31,7 +31,7 @@ func echoing(t *testing.T, listen string, options ...ClientOption) (*Client, *si
 	return client, running
 }
 
-func register(t *testing.T, client *Client) {
+func register(t testing.TB, client *Client) {
 	t.Helper()
 	if _, _, err := client.RegisterStrategy(within(t), &StrategySpec{Name: "echo", Provider: "simulated"}); err != nil {
 		t.Fatal(err)
