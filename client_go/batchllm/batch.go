@@ -262,16 +262,7 @@ func (b *Batch) frame() (*batchllmv1.ProcessBatchResponse, error) {
 // flow lets items flow on the present stream, which has opened.
 func (b *Batch) flow(serverBytes int64) {
 	b.flowing = true
-	number, sent, cancel := b.out.begin(serverBytes), make(chan struct{}), b.closeStream
-	go func(on stream) {
-		defer close(sent)
-		b.out.send(on, number)
-	}(b.stream)
-	b.closeStream = func() {
-		b.out.end()
-		cancel()
-		<-sent // what is sent next is another stream's
-	}
+	go b.out.send(b.stream, b.out.begin(serverBytes))
 	if !b.reading {
 		b.reading = true
 		go func() {
@@ -287,6 +278,7 @@ func (b *Batch) flow(serverBytes int64) {
 func (b *Batch) endStream() {
 	if b.stream != nil {
 		b.closeStream()
+		b.out.end()
 		b.stream, b.flowing = nil, false
 	}
 }

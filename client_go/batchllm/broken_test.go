@@ -488,11 +488,19 @@ func second(_ []*Result, err error) error { return err }
 
 func TestFramesOfAKindUnknownHereArePassedOver(t *testing.T) {
 	_, target := startFake(t, func(s *serving) error {
-		s.say(&reply{}, opened(0, 0), &reply{}, opened(0, 0), results(1, 1), totals(1))
+		s.say(&reply{}, opened(0, 0), &reply{})
+		if _, err := s.ids(2); err != nil {
+			return err
+		}
+		s.say(opened(0, 0)) // once more: nothing is sent again
+		if ids, err := s.ids(1); err != io.EOF {
+			return failing(codes.DataLoss, Reason(fmt.Sprint(ids, err)))
+		}
+		s.say(results(1, 2), totals(2))
 		return nil
 	})
-	results, _, _, err := run(t, target, 0)
-	if err != nil || len(results) != 1 {
+	results, _, _, err := run(t, target, 2)
+	if err != nil || len(results) != 2 {
 		t.Error(results, err)
 	}
 }
