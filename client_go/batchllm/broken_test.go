@@ -255,6 +255,48 @@ func TestTheDeadlineEndsABatch(t *testing.T) {
 	checkIs(t, err, ErrDeadlineExceeded, context.DeadlineExceeded)
 }
 
+func TestNoTryIsMadeAfterTheDeadline(t *testing.T) {
+	_, target := startFake(t, func(s *serving) error {
+		s.say(opened(0, 0))
+		return failing(codes.Unavailable, "")
+	})
+	passed := &fakeTime{}
+	client := newClient(t, target, passed.option(), WithResumePolicy(ResumePolicy{InitialBackoff: time.Hour, MaxBackoff: time.Hour}))
+	_, err := collect(client.ProcessBatch(within(t), slices.Values(items(1))))
+	checkIs(t, err, ErrDeadlineExceeded, context.DeadlineExceeded, ErrUnavailable)
+	if len(passed.waits) != 0 {
+		t.Error(passed.waits)
+	}
+}
+
+func TestTimeOnAStreamThatShowsNothingNewDoesNotCount(t *testing.T) {
+	passed := &fakeTime{}
+	_, target := startFake(t,
+		func(s *serving) error {
+			s.say(opened(0, 0))
+			return failing(codes.Unavailable, "")
+		},
+		func(s *serving) error {
+			s.say(opened(0, 0))
+			if _, err := s.ids(1); err != nil { // it has seen that this is open
+				return err
+			}
+			passed.mu.Lock()
+			passed.moment = passed.moment.Add(time.Hour)
+			passed.mu.Unlock()
+			return failing(codes.Unavailable, "")
+		},
+		func(s *serving) error {
+			s.say(opened(0, 0), totals(0))
+			return nil
+		},
+	)
+	client := newClient(t, target, passed.option(), WithResumePolicy(policy))
+	if _, err := collect(client.ProcessBatch(context.Background(), slices.Values(items(1)))); err != nil {
+		t.Error(err)
+	}
+}
+
 // sourceThatFails gives so many items, then an error.
 func sourceThatFails(count int, err error) iter.Seq2[WorkItem, error] {
 	return func(yield func(WorkItem, error) bool) {
@@ -492,15 +534,63 @@ func TestFramesOfAKindUnknownHereArePassedOver(t *testing.T) {
 		if _, err := s.ids(2); err != nil {
 			return err
 		}
-		s.say(opened(0, 0)) // once more: nothing is sent again
+		s.say(opened(0, 0), progress()) // opened once more: nothing is sent again
 		if ids, err := s.ids(1); err != io.EOF {
 			return failing(codes.DataLoss, Reason(fmt.Sprint(ids, err)))
 		}
 		s.say(results(1, 2), totals(2))
 		return nil
 	})
-	results, _, _, err := run(t, target, 2)
+	reported := make(chan struct{})
+	source := func(yield func(WorkItem) bool) {
+		slices.Values(items(2))(yield)
+		<-reported
+	}
+	batch := newClient(t, target).ProcessBatch(within(t), source, WithProgress(func(Progress) { close(reported) }))
+	results, err := collect(batch)
 	if err != nil || len(results) != 2 {
 		t.Error(results, err)
+	}
+}
+
+func TestWhatIsNewCountsAnew(t *testing.T) {
+	for name, first := range map[string]*reply{"results": results(1, 1), "items held": accepted(1, 0)} {
+		t.Run(name, func(t *testing.T) {
+			breaks := func(frames ...*reply) func(*serving) error {
+				return func(s *serving) error {
+					s.say(frames...)
+					return failing(codes.Unavailable, "")
+				}
+			}
+			for between, streams := range map[*reply]int{first: 5, progress(): 3} {
+				fake, target := startFake(t, breaks(opened(0, 0)), breaks(), breaks(opened(0, 0), between), breaks(), breaks())
+				client := newClient(t, target, (&fakeTime{}).option(), WithResumePolicy(ResumePolicy{MaxTries: 2}))
+				_, err := collect(client.ProcessBatch(within(t), slices.Values(items(1))))
+				checkIs(t, err, ErrUnavailable)
+				if count := len(fake.openings()); count != streams {
+					t.Errorf("%d streams, not %d", count, streams)
+				}
+			}
+		})
+	}
+}
+
+func TestLeavingWaitsUntilTheSidecarKnowsThatAllIsThere(t *testing.T) {
+	fake, target := startFake(t, func(s *serving) error {
+		s.say(opened(0, 0))
+		if _, err := s.ids(100); err != io.EOF {
+			return err
+		}
+		s.say(accepted(2, 2))
+		return hold(s)
+	})
+	fake.states = []batchllmv1.BatchState{
+		batchllmv1.BatchState_BATCH_STATE_OPEN, batchllmv1.BatchState_BATCH_STATE_OPEN, batchllmv1.BatchState_BATCH_STATE_SEALED,
+	}
+	passed := &fakeTime{}
+	client := newClient(t, target, passed.option())
+	held, err := client.ProcessBatch(within(t), slices.Values(items(2)), WithDetach()).Leave()
+	if held != 2 || err != nil || !slices.Equal(passed.waits, []time.Duration{sealPoll, sealPoll}) {
+		t.Error(held, err, passed.waits)
 	}
 }

@@ -97,9 +97,6 @@ func (c *Client) WaitUntilReady(ctx context.Context) error {
 	ctx, cancel := c.call(ctx)
 	defer cancel(nil)
 	for {
-		if c.open.Err() != nil {
-			return closed(c.target)
-		}
 		state := c.conn.GetState()
 		if state == connectivity.Ready {
 			return nil
@@ -204,9 +201,6 @@ func (c *Client) ProcessItem(ctx context.Context, item WorkItem, options ...Item
 		if failure == nil {
 			return resultOf(response.GetResult()), nil
 		}
-		if ctx.Err() != nil {
-			return nil, failure
-		}
 		delay, err := retries.delay(failure)
 		if err != nil {
 			return nil, err
@@ -256,14 +250,11 @@ func call[Request, Response any](
 	method func(context.Context, Request, ...grpc.CallOption) (Response, error),
 	request Request,
 ) (Response, error) {
-	var none Response
-	if c.open.Err() != nil {
-		return none, closed(c.target)
-	}
 	ctx, cancel := c.call(ctx)
 	defer cancel(nil)
 	response, err := method(ctx, request)
 	if err != nil {
+		var none Response
 		return none, c.failure(ctx, err)
 	}
 	return response, nil

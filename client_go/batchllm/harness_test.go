@@ -191,6 +191,10 @@ func results(first, last int64) *reply {
 	return &reply{Frame: &batchllmv1.ProcessBatchResponse_Results{Results: frame}}
 }
 
+func progress() *reply {
+	return &reply{Frame: &batchllmv1.ProcessBatchResponse_Progress{Progress: &batchllmv1.BatchProgress{}}}
+}
+
 func totals(count int64) *reply {
 	return &reply{Frame: &batchllmv1.ProcessBatchResponse_BatchResult{
 		BatchResult: &batchllmv1.BatchResult{BatchId: "b", TotalItems: count, Succeeded: count},
@@ -251,6 +255,7 @@ type fake struct {
 	streams []*batchllmv1.OpenBatch
 	item    func(call int, request *batchllmv1.ProcessItemRequest) (*batchllmv1.ProcessItemResponse, error)
 	calls   int
+	states  []batchllmv1.BatchState
 }
 
 func (f *fake) ProcessBatch(on batchllmv1.BatchService_ProcessBatchServer) error {
@@ -275,7 +280,15 @@ func (f *fake) ProcessItem(_ context.Context, request *batchllmv1.ProcessItemReq
 	return f.item(f.calls, request)
 }
 
-// opened gives what streams were opened with.
+func (f *fake) GetBatch(context.Context, *batchllmv1.GetBatchRequest) (*batchllmv1.GetBatchResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	state := f.states[0]
+	f.states = f.states[1:]
+	return &batchllmv1.GetBatchResponse{Batch: &batchllmv1.BatchInfo{State: state}}, nil
+}
+
+// openings gives what streams were opened with.
 func (f *fake) openings() []*batchllmv1.OpenBatch {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -294,6 +294,10 @@ func TestASingleItem(t *testing.T) {
 	if result, err := client.ProcessItem(ctx, item); err != nil || result.Failure.Reason != ReasonAuthenticationFailed {
 		t.Error(result, err)
 	}
+	item.Prompt = scripted(`"reply": "` + strings.Repeat("x", 5<<20) + `"`)
+	if result, err := client.ProcessItem(ctx, item); err != nil || len(result.Text) != 5<<20 {
+		t.Error("a large result:", err)
+	}
 	item.Prompt = scripted(`"latency_ms": 60000`)
 	brief, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
 	defer cancel()
