@@ -858,7 +858,8 @@ type OpenBatch struct {
 	// At most so many of this batch's items in flight. 0: the strategies' own limits alone. Negative: INVALID_FIELD.
 	// Clamped to the server's limit.
 	MaxConcurrency int32 `protobuf:"varint,3,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
-	// The order of results. Default: as they finish.
+	// The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+	// leave it out for that order; INVALID_FIELD: it is another one.
 	ResultOrder ResultOrder `protobuf:"varint,4,opt,name=result_order,json=resultOrder,proto3,enum=batchllm.v1.ResultOrder" json:"result_order,omitempty"`
 	// Free text for logs, e.g. `{"job": "nightly"}`. At most 32 entries of 256 bytes.
 	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`

@@ -32,19 +32,27 @@ const (
 // Keeps the named, shared strategies.
 //
 // The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-// strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-// until the sidecar ends; register again at start, it costs nothing.
+// strategies on those providers. No RPC can set a URL, a key, a file path or code.
+//
+// What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+// sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+// an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+// until it is unregistered; a strategy of the file with the same name is used instead.
 type StrategyServiceClient interface {
-	// Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+	// Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+	// `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
 	// ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-	// PERMISSION_DENIED: switched off by the operator.
+	// PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+	// (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
 	RegisterStrategy(ctx context.Context, in *RegisterStrategyRequest, opts ...grpc.CallOption) (*RegisterStrategyResponse, error)
-	// Shows a strategy. NOT_FOUND: no such name.
+	// Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked.
 	GetStrategy(ctx context.Context, in *GetStrategyRequest, opts ...grpc.CallOption) (*GetStrategyResponse, error)
-	// Lists all strategies by name.
+	// Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked.
 	ListStrategies(ctx context.Context, in *ListStrategiesRequest, opts ...grpc.CallOption) (*ListStrategiesResponse, error)
-	// Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-	// NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+	// Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+	// deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+	// it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+	// RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
 	UnregisterStrategy(ctx context.Context, in *UnregisterStrategyRequest, opts ...grpc.CallOption) (*UnregisterStrategyResponse, error)
 }
 
@@ -103,19 +111,27 @@ func (c *strategyServiceClient) UnregisterStrategy(ctx context.Context, in *Unre
 // Keeps the named, shared strategies.
 //
 // The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-// strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-// until the sidecar ends; register again at start, it costs nothing.
+// strategies on those providers. No RPC can set a URL, a key, a file path or code.
+//
+// What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+// sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+// an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+// until it is unregistered; a strategy of the file with the same name is used instead.
 type StrategyServiceServer interface {
-	// Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+	// Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+	// `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
 	// ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-	// PERMISSION_DENIED: switched off by the operator.
+	// PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+	// (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
 	RegisterStrategy(context.Context, *RegisterStrategyRequest) (*RegisterStrategyResponse, error)
-	// Shows a strategy. NOT_FOUND: no such name.
+	// Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked.
 	GetStrategy(context.Context, *GetStrategyRequest) (*GetStrategyResponse, error)
-	// Lists all strategies by name.
+	// Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked.
 	ListStrategies(context.Context, *ListStrategiesRequest) (*ListStrategiesResponse, error)
-	// Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-	// NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+	// Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+	// deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+	// it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+	// RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
 	UnregisterStrategy(context.Context, *UnregisterStrategyRequest) (*UnregisterStrategyResponse, error)
 	mustEmbedUnimplementedStrategyServiceServer()
 }
