@@ -1,0 +1,145 @@
+import {
+  Client,
+  credentials,
+  Metadata,
+  type CallOptions as GrpcCallOptions,
+  type ClientDuplexStream,
+  type MethodDefinition,
+} from "@grpc/grpc-js";
+
+import { channelOptions } from "./channel.js";
+import { cancelled, closed, fromServiceError, unavailable } from "./errors.js";
+import { BatchServiceService, type ProcessBatchResponse } from "./gen/batchllm/v1/batch_service.js";
+
+/** A `ProcessBatch` call: frames that are encoded already go in. */
+export type BatchStream = ClientDuplexStream<Uint8Array, ProcessBatchResponse>;
+
+/** When a call is to end, at the latest. */
+export interface CallOptions {
+  /** Its deadline in milliseconds; `Infinity` for none. */
+  timeoutMs?: number | undefined;
+  /** Cancels it: then it throws the signal's reason, an `AbortError` unless you gave another. */
+  signal?: AbortSignal | undefined;
+}
+
+/** One connection to a sidecar, and what runs on it. */
+export class Connection {
+  readonly target: string;
+  readonly #client: Client;
+  readonly #running = new Set<() => void>();
+  #closed = false;
+
+  constructor(target: string, maxMessageBytes: number) {
+    this.target = target;
+    this.#client = new Client(target, credentials.createInsecure(), channelOptions(maxMessageBytes));
+  }
+
+  /** Makes a call with one answer. */
+  async unary<Request, Response>(
+    method: MethodDefinition<Request, Response>,
+    request: Request,
+    { timeoutMs, signal }: CallOptions,
+  ): Promise<Response> {
+    const message = method.requestSerialize(request);
+    return await new Promise<Response>((resolve, reject) => {
+      let stopped: { readonly reason: unknown } | undefined;
+      const release = this.guard(signal, (reason) => {
+        stopped = { reason };
+        call.cancel();
+      });
+      const call = this.#client.makeUnaryRequest(
+        method.path,
+        (encoded: Buffer) => encoded,
+        method.responseDeserialize,
+        message,
+        new Metadata(),
+        callOptions(timeoutMs),
+        (error, response) => {
+          release();
+          if (stopped !== undefined) {
+            // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- a signal's reason may be anything
+            reject(stopped.reason);
+          } else if (error !== null) {
+            reject(fromServiceError(error, this.target));
+          } else {
+            resolve(response as Response);
+          }
+        },
+      );
+    });
+  }
+
+  /** Starts a `ProcessBatch` call. */
+  stream(timeoutMs: number | undefined): BatchStream {
+    const { path, responseDeserialize } = BatchServiceService.processBatch;
+    const call = this.#client.makeBidiStreamRequest(
+      path,
+      asBuffer,
+      responseDeserialize,
+      new Metadata(),
+      callOptions(timeoutMs),
+    );
+    call.on("error", () => undefined); // who reads it is told; one that comes after that is no news
+    return call;
+  }
+
+  /** Waits until the sidecar can be reached. SidecarUnavailableError: it cannot. */
+  async waitUntilReady(timeoutMs: number): Promise<void> {
+    this.checkOpen();
+    await new Promise<void>((resolve, reject) => {
+      this.#client.waitForReady(Date.now() + timeoutMs, (error) => {
+        if (error) {
+          reject(unavailable(this.target, timeoutMs));
+        } else {
+          resolve();
+        }
+      });
+    });
+  }
+
+  /**
+   * Calls `cancel` with a reason when the signal is aborted or the client closed. Gives what ends that.
+   *
+   * @throws ClientClosedError, or the signal's reason: that has been already.
+   */
+  guard(signal: AbortSignal | undefined, cancel: (reason: unknown) => void): () => void {
+    this.checkOpen();
+    signal?.throwIfAborted();
+    const onClose = () => {
+      cancel(cancelled(this.target));
+    };
+    const onAbort = () => {
+      cancel(signal?.reason);
+    };
+    this.#running.add(onClose);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    return () => {
+      this.#running.delete(onClose);
+      signal?.removeEventListener("abort", onAbort);
+    };
+  }
+
+  /** ClientClosedError: it is closed. */
+  checkOpen(): void {
+    if (this.#closed) {
+      throw closed(this.target);
+    }
+  }
+
+  /** Cancels what runs and closes the connection. */
+  close(): void {
+    this.#closed = true;
+    for (const cancel of this.#running) {
+      cancel();
+    }
+    this.#client.close();
+  }
+}
+
+function callOptions(timeoutMs: number | undefined): GrpcCallOptions {
+  return timeoutMs === undefined || timeoutMs === Infinity ? {} : { deadline: Date.now() + timeoutMs };
+}
+
+function asBuffer(frame: Uint8Array): Buffer {
+  return Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength);
+}
