@@ -77,7 +77,9 @@ export function toMessage(item: WorkItem): work.WorkItem {
     }
   }
   if (!((context as unknown) instanceof Uint8Array)) {
-    throw new TypeError(`an item's context must be a Uint8Array, not ${typeof context} (item ${JSON.stringify(itemId)})`);
+    throw new TypeError(
+      `an item's context must be a Uint8Array, not ${typeof context} (item ${JSON.stringify(itemId)})`,
+    );
   }
   const timeout = timeoutMs === undefined ? undefined : toDuration(timeoutMs, "an item's timeoutMs");
   return { itemId, prompt, strategy, context, timeout };
