@@ -14,6 +14,20 @@ export default defineConfig(
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true, allow: [] }],
       // An empty text means "not given" on the wire, so `||` is meant where it stands.
       "@typescript-eslint/prefer-nullish-coalescing": ["error", { ignorePrimitives: { string: true, number: true } }],
+      // A loop that only counts needs no name for what it passes over.
+      "@typescript-eslint/no-unused-vars": ["error", { varsIgnorePattern: "^_$" }],
+    },
+  },
+  {
+    files: ["test/**"],
+    rules: {
+      // node:test runs what `test()` gives by itself.
+      "@typescript-eslint/no-floating-promises": [
+        "error",
+        { allowForKnownSafeCalls: [{ from: "package", name: "test", package: "node:test" }] },
+      ],
+      // Sources that have all at hand.
+      "@typescript-eslint/require-await": "off",
     },
   },
 );

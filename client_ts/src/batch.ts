@@ -1,8 +1,8 @@
-import type { BatchStream, Connection } from "./connection.js";
 import type { Clock } from "./clock.js";
-import { BatchLLMClientError, cancelled, fromServiceError, isServiceError } from "./errors.js";
+import { hangUp, type BatchStream, type Connection } from "./connection.js";
+import { BatchLLMClientError, cancelled, fromServiceError, isServiceError, late } from "./errors.js";
 import { openBatch, type Limits, type Opening } from "./frames.js";
-import { BatchServiceService, BatchState } from "./gen/batchllm/v1/batch_service.js";
+import { BatchServiceService, BatchState, type ProcessBatchResponse } from "./gen/batchllm/v1/batch_service.js";
 import type { WorkItemResult } from "./gen/batchllm/v1/work.js";
 import { Incoming } from "./incoming.js";
 import { toResult, type BatchOpened, type Progress, type Result, type Totals, type WorkItem } from "./model.js";
@@ -10,6 +10,7 @@ import { Outgoing } from "./outgoing.js";
 import { isResumable, Retries, type ResumePolicy } from "./resume.js";
 
 const SEAL_POLL_MS = 20;
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** What a batch does, and with whom. */
 export interface BatchSetup {
@@ -43,6 +44,7 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
   readonly #over = new AbortController();
   readonly #changes = new Changes();
   readonly #release: () => void;
+  readonly #deadline: NodeJS.Timeout | undefined;
   #stream: BatchStream | undefined;
   #ready: WorkItemResult[] = [];
   #next = 0;
@@ -71,6 +73,11 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
     this.#release = connection.guard(setup.signal, (reason) => {
       this.#stop(reason);
     });
+    if (timeoutMs !== undefined && timeoutMs <= LONGEST_TIMER_MS) {
+      this.#deadline = setTimeout(() => {
+        this.#stop(late(connection.target));
+      }, timeoutMs);
+    }
     void this.#run();
   }
 
@@ -212,28 +219,30 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
     this.#ended = true;
     this.#outgoing.stop();
     this.#release();
+    clearTimeout(this.#deadline);
     this.#changes.notify();
   }
 
   /** Reads one stream to its end. What broke it, if it did not end well. */
   async #receive(): Promise<BatchLLMClientError | undefined> {
-    const stream = (this.#stream = this.#connection.stream(this.#retries.timeLeft()));
+    const stream = (this.#stream = this.#connection.stream());
     this.#outgoing.start(stream, this.#incoming.opening());
+    const frames = stream.iterator({ destroyOnReturn: false }) as AsyncIterable<ProcessBatchResponse>;
     try {
-      for await (const frame of stream as AsyncIterable<Parameters<Incoming["take"]>[0]>) {
+      for await (const frame of frames) {
         await this.#hand(this.#incoming.take(frame));
         this.#over.signal.throwIfAborted();
       }
       this.#incoming.checkComplete();
       return undefined;
     } catch (error) {
-      if (this.#failure !== undefined || !isServiceError(error)) {
-        throw error;
+      if (this.#failure === undefined && isServiceError(error)) {
+        return this.#incoming.totals === undefined ? fromServiceError(error, this.#connection.target) : undefined;
       }
-      return this.#incoming.totals === undefined ? fromServiceError(error, this.#connection.target) : undefined;
+      this.#stop(error);
+      throw error;
     } finally {
       this.#outgoing.end();
-      stream.cancel();
     }
   }
 
@@ -249,15 +258,15 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
   }
 
   #stop(error: unknown): void {
-    if (this.#ended) {
-      return;
+    if (!this.#ended && this.#failure === undefined) {
+      this.#failure = { error };
+      this.#over.abort(error);
+      this.#outgoing.stop();
+      if (this.#stream !== undefined) {
+        hangUp(this.#stream);
+      }
+      this.#changes.notify();
     }
-    this.#failure ??= { error };
-    this.#over.abort(error);
-    // Before the frames end: a half-close would tell the server that it has all items.
-    this.#stream?.cancel();
-    this.#outgoing.stop();
-    this.#changes.notify();
   }
 
   /** Asks whether the server has noticed the half-close; false as well when the connection broke, as reading tells. */

@@ -14,6 +14,9 @@ import { BatchServiceService, type ProcessBatchResponse } from "./gen/batchllm/v
 /** A `ProcessBatch` call: frames that are encoded already go in. */
 export type BatchStream = ClientDuplexStream<Uint8Array, ProcessBatchResponse>;
 
+// How long a frame may take to leave before the stream is cancelled all the same.
+const HANG_UP_MS = 100;
+
 /** When a call is to end, at the latest. */
 export interface CallOptions {
   /** Its deadline in milliseconds; `Infinity` for none. */
@@ -69,16 +72,10 @@ export class Connection {
     });
   }
 
-  /** Starts a `ProcessBatch` call. */
-  stream(timeoutMs: number | undefined): BatchStream {
+  /** Starts a `ProcessBatch` call. It has no deadline, which would end it as `cancel()` does: see `hangUp`. */
+  stream(): BatchStream {
     const { path, responseDeserialize } = BatchServiceService.processBatch;
-    const call = this.#client.makeBidiStreamRequest(
-      path,
-      asBuffer,
-      responseDeserialize,
-      new Metadata(),
-      callOptions(timeoutMs),
-    );
+    const call = this.#client.makeBidiStreamRequest(path, asBuffer, responseDeserialize, new Metadata(), {});
     call.on("error", () => undefined); // who reads it is told; one that comes after that is no news
     return call;
   }
@@ -134,6 +131,26 @@ export class Connection {
     }
     this.#client.close();
   }
+}
+
+/**
+ * Cancels a stream whose items were not all sent.
+ *
+ * Node half-closes an HTTP/2 stream before it resets it (`Http2Stream.close()` calls `end()`), and a half-close tells the
+ * sidecar that the batch has all its items. So an empty frame goes before both: the sidecar ends the stream with it. Where
+ * it cannot leave, what waits before it holds the half-close back as well.
+ */
+export function hangUp(stream: BatchStream): void {
+  if (stream.writableEnded || stream.destroyed) {
+    stream.cancel();
+    return;
+  }
+  const cancel = () => {
+    clearTimeout(timer);
+    stream.cancel();
+  };
+  const timer = setTimeout(cancel, HANG_UP_MS);
+  stream.write(new Uint8Array(), cancel);
 }
 
 function callOptions(timeoutMs: number | undefined): GrpcCallOptions {

@@ -224,6 +224,12 @@ export function unavailable(target: string, timeoutMs: number): SidecarUnavailab
   return new SidecarUnavailableError(words, { code: "UNAVAILABLE" });
 }
 
+/** Says that `target` took longer than the caller allows. */
+export function late(target: string): DeadlineExceededError {
+  const words = PLAIN_WORDS.DEADLINE_EXCEEDED?.(target, "") ?? "";
+  return new DeadlineExceededError(words, { code: "DEADLINE_EXCEEDED" });
+}
+
 /** Says that a call to `target` was cancelled on this side. */
 export function cancelled(target: string): CallCancelledError {
   return new CallCancelledError(`the call to ${target} was cancelled`, { code: "CANCELLED" });

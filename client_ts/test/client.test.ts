@@ -166,7 +166,7 @@ test("leaving the loop early cancels the stream and lets go of the source", asyn
     assert.equal(result.sequence, 1);
     break;
   }
-  await until(() => released && sidecar.cancelledStreams === 1);
+  await until(() => released && sidecar.brokenOff.size === 1);
   assert.throws(() => batch.totals, /come at its end/);
   assert.ok(![...sidecar.journal.values()][0]?.sealed);
 });
@@ -178,7 +178,7 @@ test("`await using` cancels a batch", async () => {
     await using batch = client.processBatch(items(3));
     await batch.waitOpened();
   }
-  await until(() => sidecar.cancelledStreams === 1);
+  await until(() => sidecar.brokenOff.size === 1);
 });
 
 test("what the source throws is thrown, and no half-close is sent", async () => {
@@ -254,7 +254,7 @@ test("a deadline, a signal and cancel() end a batch that hangs", async () => {
   await cancelled.waitOpened();
   cancelled.cancel();
   assert.ok((await outcomeOf(cancelled)).error instanceof CallCancelledError);
-  await until(() => sidecar.cancelledStreams === 3);
+  await until(() => sidecar.brokenOff.size === 3);
 });
 
 test("a call's deadline and signal", async () => {

@@ -18,14 +18,14 @@ import {
   BatchState,
   GetBatchResponse,
   ProcessBatchResponse,
-  ProcessItemResponse,
   ResultOrder,
   type GetBatchRequest,
   type OpenBatch,
   type ProcessBatchRequest,
   type ProcessItemRequest,
+  type ProcessItemResponse,
 } from "../src/gen/batchllm/v1/batch_service.js";
-import type { WorkItem, WorkItemResult } from "../src/gen/batchllm/v1/work.js";
+import { WorkItem, WorkItemResult } from "../src/gen/batchllm/v1/work.js";
 import { Duration } from "../src/gen/google/protobuf/duration.js";
 import { DETAILS_KEY, DOMAIN } from "../src/status.js";
 
@@ -120,7 +120,8 @@ export class FakeSidecar implements AsyncDisposable {
   readonly received: string[][] = [];
   /** States that GetBatch tells before the true one. */
   readonly states: (BatchState | Fault)[] = [];
-  cancelledStreams = 0;
+  /** Streams that came to an end other than `batch_result`. */
+  readonly brokenOff = new Set<Call>();
   #server: Server | undefined;
 
   static async start(address = "127.0.0.1:0"): Promise<FakeSidecar> {
@@ -209,7 +210,10 @@ export class FakeSidecar implements AsyncDisposable {
     this.received.push(received);
     yield* this.#run(log);
     for (let step = await requests.next(); step.value !== undefined; step = await requests.next()) {
-      const items = step.value.items?.items ?? [];
+      if (step.value.items === undefined) {
+        throw new Fault("", 0, { code: "INVALID_ARGUMENT", reason: "FRAME_EMPTY" });
+      }
+      const { items } = step.value.items;
       this.frames.push(items);
       received.push(...items.map((item) => item.itemId));
       this.#failAt("items", log.items.size);
@@ -243,25 +247,22 @@ export class FakeSidecar implements AsyncDisposable {
   }
 
   #result(item: WorkItem, index: number): WorkItemResult {
-    const response = ProcessItemResponse.fromPartial({
-      result: {
-        itemId: item.itemId,
-        submissionIndex: BigInt(index),
-        sequence: BigInt(index + 1),
-        output: { text: item.prompt, finishReason: "stop" },
-        usage: { inputTokens: 10n, outputTokens: 2n, totalTokens: 12n, cachedInputTokens: 5n },
-        attempts: 1,
-        elapsed: { nanos: 250_000_000 },
-        context: item.context,
-      },
+    return WorkItemResult.fromPartial({
+      itemId: item.itemId,
+      submissionIndex: BigInt(index),
+      sequence: BigInt(index + 1),
+      output: { text: item.prompt, finishReason: "stop" },
+      usage: { inputTokens: 10n, outputTokens: 2n, totalTokens: 12n, cachedInputTokens: 5n },
+      attempts: 1,
+      elapsed: { nanos: 250_000_000 },
+      context: item.context,
     });
-    return response.result as WorkItemResult;
   }
 
   #processItem(request: ProcessItemRequest): ProcessItemResponse {
     this.requests.push(request);
     this.#refuse();
-    return { result: this.#result(request.item as WorkItem, 0) };
+    return { result: this.#result(request.item ?? WorkItem.create(), 0) };
   }
 
   #getBatch({ batchId }: GetBatchRequest): GetBatchResponse {
@@ -296,7 +297,7 @@ export class FakeSidecar implements AsyncDisposable {
     const gone = new AbortController();
     call.on("error", () => undefined);
     call.on("cancelled", () => {
-      this.cancelledStreams += 1;
+      this.brokenOff.add(call);
       gone.abort();
     });
     try {
@@ -307,6 +308,7 @@ export class FakeSidecar implements AsyncDisposable {
       }
       call.end();
     } catch (error) {
+      this.brokenOff.add(call);
       if (error instanceof Fault) {
         call.emit("error", error.status);
       } else if (!(call.cancelled || call.destroyed)) {

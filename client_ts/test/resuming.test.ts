@@ -21,7 +21,7 @@ import {
   type StatusCode,
   type WorkItem,
 } from "../src/index.js";
-import { BatchState, type OpenBatch } from "../src/gen/batchllm/v1/batch_service.js";
+import { BatchState, OpenBatch } from "../src/gen/batchllm/v1/batch_service.js";
 import { FakeSidecar, Fault, frame, requestsOf, type Call, type Frame } from "./fake.js";
 import { FakeClock, Gate, items, numbers, outcomeOf, sequencesOf, type Outcome } from "./helpers.js";
 
@@ -365,7 +365,7 @@ for (const limits of [{ unconfirmedItems: 20 }, { unconfirmedBytes: 2000 }]) {
     }
     sidecar.script = async function* (call: Call) {
       const requests = requestsOf(call);
-      yield sidecar.opened((await requests.next()).value?.open as OpenBatch);
+      yield sidecar.opened((await requests.next()).value?.open ?? OpenBatch.create());
       let received = 0;
       let waiting = 0;
       while (received < 200) {

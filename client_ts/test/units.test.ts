@@ -10,7 +10,7 @@ import { toDuration, toMilliseconds } from "../src/durations.js";
 import { fromServiceError } from "../src/errors.js";
 import { encode, FRAME_BYTES, itemsFrame, within, type Limits } from "../src/frames.js";
 import { ProcessBatchRequest } from "../src/gen/batchllm/v1/batch_service.js";
-import { StrategySpec as SpecMessage } from "../src/gen/batchllm/v1/strategy_service.js";
+import { StrategySource, StrategySpec as SpecMessage } from "../src/gen/batchllm/v1/strategy_service.js";
 import * as api from "../src/index.js";
 import { nameOf } from "../src/model.js";
 import { BROKEN_TRANSPORT_CODES, Retries, RESUMABLE_CODES, TERMINAL_CODES, toPolicy } from "../src/resume.js";
@@ -212,7 +212,13 @@ test("a spec's keys are those of the operator's file", () => {
   assert.equal(message.outputJsonSchema, '{"type":"object"}');
   assert.deepEqual(message.retry?.initialWait, { seconds: 1n, nanos: 500_000_000 });
   const decoded = SpecMessage.decode(SpecMessage.encode(message).finish());
-  const { spec } = toStrategy({ spec: decoded, providerKind: "", source: 2, prepared: false, users: 0 });
+  const { spec } = toStrategy({
+    spec: decoded,
+    providerKind: "",
+    source: StrategySource.RPC,
+    prepared: false,
+    users: 0,
+  });
   assert.deepEqual(
     [spec.cacheTtlSeconds, spec.attemptTimeoutSeconds, spec.retry?.initialWaitSeconds, spec.retry?.maxAttempts],
     [0.5, undefined, 1.5, 2],
