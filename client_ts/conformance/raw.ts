@@ -1,5 +1,5 @@
 /** Adapter of the generated code alone: `node build/conformance/raw.js`. */
-import { credentials, status, type ClientDuplexStream, type ServiceError } from "@grpc/grpc-js";
+import { credentials, Metadata, status, type ClientDuplexStream, type ServiceError } from "@grpc/grpc-js";
 
 import * as batches from "../src/gen/batchllm/v1/batch_service.js";
 import * as caches from "../src/gen/batchllm/v1/cache_lifecycle_service.js";
@@ -22,6 +22,7 @@ interface Stream {
   readonly call: Call;
   readonly frames: AsyncIterator<batches.ProcessBatchResponse, undefined>;
   readonly ended: Promise<void>;
+  failure: Error | undefined;
 }
 
 interface Stubs {
@@ -44,7 +45,6 @@ async function call(stubs: Stubs, method: string, json: unknown, seconds: number
   if (stub === undefined || request === undefined || response === undefined) {
     throw new Error(`no method ${method}`);
   }
-  const { Metadata } = await import("@grpc/grpc-js");
   const answer = await new Promise((resolve, reject) => {
     const run = (stub as unknown as Record<string, Unary>)[name]?.bind(stub);
     const message = parse(`${method}Request`, request, json);
@@ -80,14 +80,13 @@ await serve(
       call(clients.of(command.client), command.method, command.request, command.timeout),
     "stream.open": ({ client, stream, timeout }: { client: string; stream: string; timeout?: number }) => {
       const started = clients.of(client).batches.processBatch(deadline(timeout));
-      started.on("error", () => undefined);
-      const ended = new Promise<void>((resolve) =>
-        started.on("status", () => {
-          resolve();
-        }),
-      );
+      const ended = new Promise<void>((resolve) => started.once("status", resolve));
       const frames = started.iterator({ destroyOnReturn: false }) as Stream["frames"];
-      streams.set(stream, { call: started, frames, ended });
+      const kept: Stream = { call: started, frames, ended, failure: undefined };
+      started.on("error", (error) => {
+        kept.failure = error; // the iterator does not know of one that came before it was asked
+      });
+      streams.set(stream, kept);
       return undefined;
     },
     "stream.send": async ({ stream, frame }: { stream: string; frame: unknown }) => {
@@ -101,13 +100,22 @@ await serve(
       return undefined;
     },
     "stream.next": async ({ stream }: { stream: string }) => {
-      const { value } = await streams.of(stream).frames.next();
-      return value === undefined
-        ? { end: true }
-        : { frame: show("ProcessBatchResponse", batches.ProcessBatchResponse, value) };
+      const kept = streams.of(stream);
+      const { value } = await kept.frames.next();
+      if (value !== undefined) {
+        return { frame: show("ProcessBatchResponse", batches.ProcessBatchResponse, value) };
+      }
+      if (kept.failure !== undefined) {
+        throw kept.failure;
+      }
+      return { end: true };
     },
     "stream.cancel": ({ stream }: { stream: string }) => {
-      streams.of(stream).call.cancel();
+      const { call: running } = streams.of(stream);
+      // Node half-closes what it cancels, so that the batch would take no more; see hangUp in src/connection.ts.
+      running.write(batches.ProcessBatchRequest.create(), () => {
+        running.cancel();
+      });
       return undefined;
     },
   },
