@@ -1,8 +1,8 @@
 import type { Clock } from "./clock.js";
-import { hangUp, type BatchStream, type Connection } from "./connection.js";
+import { hangUp, type BatchCall, type Connection } from "./connection.js";
 import { BatchLLMClientError, cancelled, fromServiceError, isServiceError, late } from "./errors.js";
 import { openBatch, type Limits, type Opening } from "./frames.js";
-import { BatchServiceService, BatchState, type ProcessBatchResponse } from "./gen/batchllm/v1/batch_service.js";
+import { BatchServiceService, BatchState } from "./gen/batchllm/v1/batch_service.js";
 import type { WorkItemResult } from "./gen/batchllm/v1/work.js";
 import { Incoming } from "./incoming.js";
 import { toResult, type BatchOpened, type Progress, type Result, type Totals, type WorkItem } from "./model.js";
@@ -45,7 +45,7 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
   readonly #changes = new Changes();
   readonly #release: () => void;
   readonly #deadline: NodeJS.Timeout | undefined;
-  #stream: BatchStream | undefined;
+  #call: BatchCall | undefined;
   #ready: WorkItemResult[] = [];
   #next = 0;
   #lastSequence: number;
@@ -225,9 +225,9 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
 
   /** Reads one stream to its end. What broke it, if it did not end well. */
   async #receive(): Promise<BatchLLMClientError | undefined> {
-    const stream = (this.#stream = this.#connection.stream());
-    this.#outgoing.start(stream, this.#incoming.opening());
-    const frames = stream.iterator({ destroyOnReturn: false }) as AsyncIterable<ProcessBatchResponse>;
+    const { call, frames } = this.#connection.stream();
+    this.#call = call;
+    this.#outgoing.start(call, this.#incoming.opening());
     try {
       for await (const frame of frames) {
         await this.#hand(this.#incoming.take(frame));
@@ -262,8 +262,8 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
       this.#failure = { error };
       this.#over.abort(error);
       this.#outgoing.stop();
-      if (this.#stream !== undefined) {
-        hangUp(this.#stream);
+      if (this.#call !== undefined) {
+        hangUp(this.#call);
       }
       this.#changes.notify();
     }

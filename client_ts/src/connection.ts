@@ -1,9 +1,11 @@
 import {
   Client,
   credentials,
+  InterceptingCall,
   Metadata,
   type CallOptions as GrpcCallOptions,
   type ClientDuplexStream,
+  type Interceptor,
   type MethodDefinition,
 } from "@grpc/grpc-js";
 
@@ -12,7 +14,13 @@ import { cancelled, closed, fromServiceError, unavailable } from "./errors.js";
 import { BatchServiceService, type ProcessBatchResponse } from "./gen/batchllm/v1/batch_service.js";
 
 /** A `ProcessBatch` call: frames that are encoded already go in. */
-export type BatchStream = ClientDuplexStream<Uint8Array, ProcessBatchResponse>;
+export type BatchCall = ClientDuplexStream<Uint8Array, ProcessBatchResponse>;
+
+/** A call, and what the server answers, of which no more is read than is asked for. */
+export interface BatchStream {
+  readonly call: BatchCall;
+  readonly frames: AsyncIterable<ProcessBatchResponse>;
+}
 
 // How long a frame may take to leave before the stream is cancelled all the same.
 const HANG_UP_MS = 100;
@@ -75,9 +83,11 @@ export class Connection {
   /** Starts a `ProcessBatch` call. It has no deadline, which would end it as `cancel()` does: see `hangUp`. */
   stream(): BatchStream {
     const { path, responseDeserialize } = BatchServiceService.processBatch;
-    const call = this.#client.makeBidiStreamRequest(path, asBuffer, responseDeserialize, new Metadata(), {});
+    const turnstile = new Turnstile();
+    const options = { interceptors: [turnstile.interceptor] };
+    const call = this.#client.makeBidiStreamRequest(path, asBuffer, responseDeserialize, new Metadata(), options);
     call.on("error", () => undefined); // who reads it is told; one that comes after that is no news
-    return call;
+    return { call, frames: framesOf(call, turnstile) };
   }
 
   /** Waits until the sidecar can be reached. SidecarUnavailableError: it cannot. */
@@ -140,17 +150,63 @@ export class Connection {
  * sidecar that the batch has all its items. So an empty frame goes before both: the sidecar ends the stream with it. Where
  * it cannot leave, what waits before it holds the half-close back as well.
  */
-export function hangUp(stream: BatchStream): void {
-  if (stream.writableEnded || stream.destroyed) {
-    stream.cancel();
+export function hangUp(call: BatchCall): void {
+  if (call.writableEnded || call.destroyed) {
+    call.cancel();
     return;
   }
   const cancel = () => {
     clearTimeout(timer);
-    stream.cancel();
+    call.cancel();
   };
   const timer = setTimeout(cancel, HANG_UP_MS);
-  stream.write(new Uint8Array(), cancel);
+  call.write(new Uint8Array(), cancel);
+}
+
+async function* framesOf(call: BatchCall, turnstile: Turnstile): AsyncGenerator<ProcessBatchResponse, void, undefined> {
+  const frames = call.iterator({ destroyOnReturn: false }) as AsyncIterator<ProcessBatchResponse, undefined>;
+  for (;;) {
+    turnstile.ask();
+    const step = await frames.next();
+    if (step.done === true) {
+      return;
+    }
+    yield step.value;
+  }
+}
+
+/** Lets a message through when it is asked for. By itself a call in grpc-js reads sixteen ahead of its reader. */
+class Turnstile {
+  #asked = false;
+  #pass: (() => void) | undefined;
+
+  readonly interceptor: Interceptor = (options, nextCall) =>
+    new InterceptingCall(nextCall(options), {
+      start: (metadata, _listener, next) => {
+        next(metadata, {
+          onReceiveMessage: (message, pass) => {
+            this.#pass = () => {
+              pass(message);
+            };
+            this.#turn();
+          },
+        });
+      },
+    });
+
+  ask(): void {
+    this.#asked = true;
+    this.#turn();
+  }
+
+  #turn(): void {
+    const pass = this.#pass;
+    if (this.#asked && pass !== undefined) {
+      this.#asked = false;
+      this.#pass = undefined;
+      pass();
+    }
+  }
 }
 
 function callOptions(timeoutMs: number | undefined): GrpcCallOptions {

@@ -22,7 +22,7 @@ import {
   type WorkItem,
 } from "../src/index.js";
 import { BatchState, OpenBatch } from "../src/gen/batchllm/v1/batch_service.js";
-import { FakeSidecar, Fault, frame, requestsOf, type Call, type Frame } from "./fake.js";
+import { FakeSidecar, Fault, frame, requestsOf, type Call, type Frame, type Log } from "./fake.js";
 import { FakeClock, Gate, items, numbers, outcomeOf, sequencesOf, type Outcome } from "./helpers.js";
 
 const POLICY = { maxTries: 5, initialBackoffMs: 1000, maxBackoffMs: 4000 };
@@ -240,6 +240,28 @@ for (const durable of [false, true]) {
   }
 }
 
+test("a journal that has the items and not the results", async () => {
+  await using sidecar = await FakeSidecar.start();
+  sidecar.faults = [new Fault("result", 5)];
+  const clock = new FakeClock(() => {
+    const opening = sidecar.opens[0] ?? OpenBatch.create();
+    sidecar.script = async function* (call: Call) {
+      await requestsOf(call).next();
+      yield sidecar.opened(opening, { ...logOf(sidecar), results: [] });
+      await new Promise(() => undefined);
+    };
+  });
+  const { error } = await run(sidecar, items(10), clock);
+  assert.ok(error instanceof BatchLostError);
+  assert.deepEqual([error.held, error.lastSequence], [10, 5]);
+});
+
+function logOf(sidecar: FakeSidecar): Log {
+  const [log] = sidecar.journal.values();
+  assert.ok(log);
+  return log;
+}
+
 test("a result that is left out is noticed", async () => {
   await using sidecar = await FakeSidecar.start();
   sidecar.script = (call) => withResults(sidecar, call, (answer, sequence) => (sequence === 4n ? [] : [answer]));
@@ -403,17 +425,20 @@ test("leaving a detached batch", async () => {
   await assert.rejects(client.processBatch(items(1)).leave(), /detach: true/);
 });
 
+/** The client goes before the end. */
+async function* withoutTotals(sidecar: FakeSidecar, call: Call): AsyncGenerator<Frame> {
+  for await (const answer of sidecar.echo(call)) {
+    if (answer.batchResult !== undefined) {
+      await new Promise(() => undefined);
+    }
+    yield answer;
+  }
+}
+
 test("leaving waits until the server knows that there is no more", async () => {
   await using sidecar = await FakeSidecar.start();
   sidecar.states.push(BatchState.OPEN, new Fault());
-  sidecar.script = async function* (call: Call) {
-    for await (const answer of sidecar.echo(call)) {
-      if (answer.batchResult !== undefined) {
-        await new Promise(() => undefined); // the client goes before the end
-      }
-      yield answer;
-    }
-  };
+  sidecar.script = (call) => withoutTotals(sidecar, call);
   const clock = new FakeClock();
   await using client = new BatchClient(sidecar.target, { clock });
   assert.equal(await client.processBatch(items(3), { batchId: "b", detach: true }).leave(), 3);
@@ -422,8 +447,9 @@ test("leaving waits until the server knows that there is no more", async () => {
   assert.ok(sidecar.journal.get("b")?.sealed);
 });
 
-test("leaving a batch whose source ends late", async () => {
+test("leaving a batch whose source ends when all else has been said", async () => {
   await using sidecar = await FakeSidecar.start();
+  sidecar.script = (call) => withoutTotals(sidecar, call);
   async function* source() {
     yield* items(3);
     await new Promise((resolve) => setTimeout(resolve, 50)); // until all is confirmed

@@ -170,10 +170,12 @@ test("time away is bounded, and time on a stream does not count", () => {
   const clock = { now: () => now, random: () => 0 };
   const retries = new Retries(toPolicy({ maxAwayMs: 10, maxTries: 100 }), undefined, clock);
   const error = new api.SidecarUnavailableError("gone", { code: "UNAVAILABLE" });
-  retries.delay(error);
-  now += 6;
-  retries.connected();
-  now += 1000;
+  for (const away of [4, 2]) {
+    retries.delay(error);
+    now += away;
+    retries.connected();
+    now += 1000;
+  }
   retries.delay(error);
   now += 3;
   retries.delay(error);
