@@ -15,6 +15,11 @@ comma := ,
 PROTOS := $(sort $(wildcard proto/batchllm/v1/*.proto))
 GENERATED := client_py/src
 
+# In other languages: each has a Makefile with targets of the same names. They need Go, Node or a JDK with Maven.
+CLIENTS := client_go client_ts client_java
+# Their code is generated and committed.
+GENERATORS := $(CLIENTS) tests/conformance/adapters/rust
+
 .PHONY: help
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,11 +39,18 @@ $(STAMP): pyproject.toml server/pyproject.toml client_py/pyproject.toml constrai
 setup: $(STAMP) ## Install everything into .venv
 
 .PHONY: proto
-proto: $(STAMP) ## Regenerate the Python code from proto/
+proto: proto-python $(GENERATORS:%=proto-%) ## Regenerate the code of all languages from proto/
+
+.PHONY: proto-python
+proto-python: $(STAMP) ## Regenerate the Python code alone
 	rm -rf client_py/src/batchllm
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(GENERATED) \
 	  --grpc_python_out=$(GENERATED) --mypy_out=$(GENERATED) --mypy_grpc_out=$(GENERATED) $(PROTOS)
 	touch client_py/src/batchllm/py.typed
+
+.PHONY: $(GENERATORS:%=proto-%)
+$(GENERATORS:%=proto-%): proto-%: $(STAMP)
+	$(MAKE) --no-print-directory -C $* proto
 
 .PHONY: run
 run: $(STAMP) ## Label the example's tickets with a real model through a sidecar
@@ -59,9 +71,36 @@ postgres: ## Install PostgreSQL's programs, which the tests need
 test: $(STAMP) postgres ## Run the whole test-suite
 	$(BIN)/pytest
 
+# What drives each client, and each language's generated code, through the cases.
+ADAPTERS := client_go client_ts client_java tests/conformance/adapters/rust tests/conformance/adapters/cpp
+ADAPTER_COMMANDS := --adapter client_go/.bin/conformance --adapter 'client_go/.bin/conformance -raw' \
+  --adapter 'node client_ts/build/conformance/client.js' --adapter 'node client_ts/build/conformance/raw.js' \
+  --adapter 'java @client_java/target/java.args dev.batchllm.conformance.Adapter client' \
+  --adapter 'java @client_java/target/java.args dev.batchllm.conformance.Adapter raw' \
+  --adapter tests/conformance/adapters/rust/target/debug/adapter --adapter tests/conformance/adapters/cpp/build/adapter
+
+.PHONY: $(ADAPTERS:%=adapter-%)
+$(ADAPTERS:%=adapter-%): adapter-%: $(STAMP)
+	$(MAKE) --no-print-directory -C $* adapter
+
 .PHONY: conformance
-conformance: $(STAMP) ## Show which conformance cases the Python clients pass
-	$(BIN)/python -m tests.conformance
+conformance: $(STAMP) $(ADAPTERS:%=adapter-%) ## Show which conformance cases the clients in other languages pass
+	$(BIN)/python -m tests.conformance $(ADAPTER_COMMANDS)
+
+.PHONY: test-clients
+test-clients: $(CLIENTS:%=test-%) conformance ## Test the clients in other languages
+
+.PHONY: $(CLIENTS:%=test-%)
+$(CLIENTS:%=test-%): test-%: $(STAMP)
+	$(MAKE) --no-print-directory -C $* lint test
+
+.PHONY: examples
+examples: $(STAMP) ## Label the example's tickets through the clients in other languages
+	@examples/triage/run.sh $(BIN) .run/state $(MAKE) --no-print-directory $(CLIENTS:%=example-%)
+
+.PHONY: $(CLIENTS:%=example-%)
+$(CLIENTS:%=example-%): example-%:
+	$(MAKE) --no-print-directory -C $* example
 
 .PHONY: test-client-range
 test-client-range: $(STAMP) ## Test the client with the oldest and the newest libraries that it declares

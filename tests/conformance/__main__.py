@@ -1,6 +1,6 @@
 """Run the cases on any adapters and print which pass.
 
-python -m tests.conformance [--adapter COMMAND]... [--case PATTERN] [--verbose]
+python -m tests.conformance [--adapter COMMAND]... [--case PATTERN] [--jobs N] [--verbose]
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 from .adapter import AdapterError
 from .adapters import ADAPTERS
-from .cases import CaseError, known_failure, load, load_known_failures
+from .cases import Case, CaseError, known_failure, load, load_known_failures
 from .report import Outcome, outcome_of, table
 from .runner import Suite
 
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--case", default="*", metavar="PATTERN", help="cases whose name or theme fits (default: all)")
     parser.add_argument("--verbose", action="store_true", help="print every line to and from the adapters")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="adapters at a time (default: 2)")
     options = parser.parse_args(arguments)
     commands = [shlex.split(command) for command in options.adapter or ()] or [
         command for command, _ in ADAPTERS.values()
@@ -44,39 +47,62 @@ def main(arguments: Sequence[str]) -> int:
     if not chosen:
         print(f"no case fits {options.case!r}", file=sys.stderr)
         return 2
-    outcomes: dict[tuple[str, str], Outcome] = {}
-    names: list[str] = []
-    fine = True
-    with Suite(verbose=options.verbose) as suite:
-        for command in commands:
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = list(pool.map(lambda command: _run(command, chosen, known, verbose=options.verbose), commands))
+    done = [run for run in runs if run is not None]
+    outcomes = {(run.name, case): outcome for run in done for case, outcome in run.outcomes.items()}
+    print("\n".join(table(chosen, [run.name for run in done], outcomes)))
+    if len(done) < len(runs):
+        return 2
+    return 0 if all(run.is_fine for run in done) else 1
+
+
+@dataclass
+class _Run:
+    """What became of the cases with one adapter."""
+
+    name: str
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    ended_well: bool = True
+
+    @property
+    def is_fine(self) -> bool:
+        return self.ended_well and all(outcome.is_fine for outcome in self.outcomes.values())
+
+
+def _run(
+    command: Sequence[str], cases: Sequence[Case], known: Mapping[tuple[str, str], str], *, verbose: bool
+) -> _Run | None:
+    """Run the cases; None: the adapter cannot be started."""
+    with Suite(verbose=verbose) as suite:
+        try:
+            adapter = suite.adapter(command)
+        except (AdapterError, OSError) as error:
+            print(f"{shlex.join(command)}: {error}", file=sys.stderr)
+            return None
+        run = _Run(adapter.name)
+        sets = adapter.sets  # it may be started anew, but does not change its mind
+        for case in cases:
+            if not case.runs_on(sets):
+                continue
+            reason, failure = known_failure(known, run.name, case), None
             try:
-                adapter = suite.adapter(command)
-            except (AdapterError, OSError) as error:
-                print(f"{shlex.join(command)}: {error}", file=sys.stderr)
-                return 2
-            name, sets = adapter.name, adapter.sets
-            names.append(name)
-            for case in chosen:
-                if not case.runs_on(sets):
-                    continue
-                reason, failure = known_failure(known, name, case), None
-                try:
-                    suite.run(case, command)
-                except AssertionError as error:
-                    failure = error
-                outcome = outcomes[name, case.name] = outcome_of(failure, reason)
-                print(f"{name}: {case.theme}: {case.name}: {outcome}", file=sys.stderr, flush=True)
-                if outcome is Outcome.FAILED:
-                    print(f"    {failure}", file=sys.stderr, flush=True)
-                elif outcome is Outcome.NO_LONGER:
-                    print(f"    take it from known_failures.yaml, where it says {reason!r}", file=sys.stderr)
-            try:
-                suite.end(command)
-            except AdapterError as error:
-                print(f"{name}: {error}", file=sys.stderr)
-                fine = False
-    print("\n".join(table(chosen, names, outcomes)))
-    return 0 if fine and all(outcome.is_fine for outcome in outcomes.values()) else 1
+                suite.run(case, command)
+            except AssertionError as error:
+                failure = error
+            outcome = run.outcomes[case.name] = outcome_of(failure, reason)
+            lines = [f"{run.name}: {case.theme}: {case.name}: {outcome}"]
+            if outcome is Outcome.FAILED:
+                lines.append(f"    {failure}")
+            elif outcome is Outcome.NO_LONGER:
+                lines.append(f"    take it from known_failures.yaml, where it says {reason!r}")
+            print("\n".join(lines), file=sys.stderr, flush=True)
+        try:
+            suite.end(command)
+        except AdapterError as error:
+            print(f"{run.name}: {error}", file=sys.stderr)
+            run.ended_well = False
+    return run
 
 
 if __name__ == "__main__":
