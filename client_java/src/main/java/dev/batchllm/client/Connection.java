@@ -1,0 +1,242 @@
+package dev.batchllm.client;
+
+import dev.batchllm.v1.BatchServiceGrpc;
+import io.grpc.CallOptions;
+import io.grpc.ClientCall;
+import io.grpc.ConnectivityState;
+import io.grpc.ManagedChannel;
+import io.grpc.MethodDescriptor;
+import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.nio.NioIoHandler;
+import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioDomainSocketChannel;
+import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel;
+import io.grpc.stub.ClientCalls;
+import io.grpc.stub.StreamObserver;
+import java.net.UnixDomainSocketAddress;
+import java.time.Duration;
+import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.SynchronousQueue;
+import java.util.concurrent.ThreadFactory;
+import java.util.concurrent.ThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+
+/** One channel to a sidecar, with the threads that it needs and the batches that are open on it. */
+final class Connection implements AutoCloseable {
+  private static final Duration KEEPALIVE = Duration.ofSeconds(10);
+  private static final Duration RECONNECT_POLL = Duration.ofMillis(100);
+  private static final long CLOSE_SECONDS = 5;
+  private static final long IDLE_THREAD_SECONDS = 5;
+  private static final String UNIX = "unix:";
+
+  private final String target;
+  private final ResumeClock clock;
+  private final EventLoopGroup network;
+  private final ExecutorService executor;
+  private final ManagedChannel channel;
+  private final Set<Batch> batches = ConcurrentHashMap.newKeySet();
+  private final CompletableFuture<Void> closed = new CompletableFuture<>();
+
+  Connection(String target, ResumeClock clock) {
+    this.target = target;
+    this.clock = clock;
+    NettyChannelBuilder builder = builder(target);
+    // NIO: it has Unix sockets on every system that Java has them on, without native code.
+    this.network = new MultiThreadIoEventLoopGroup(1, daemons("net"), NioIoHandler.newFactory());
+    // As many threads as callbacks run at once; what comes after the close is passed over.
+    this.executor =
+        new ThreadPoolExecutor(
+            0,
+            Integer.MAX_VALUE,
+            IDLE_THREAD_SECONDS,
+            TimeUnit.SECONDS,
+            new SynchronousQueue<>(),
+            daemons("calls"),
+            new ThreadPoolExecutor.DiscardPolicy());
+    this.channel =
+        builder
+            .usePlaintext()
+            .eventLoopGroup(network)
+            .executor(executor)
+            .maxInboundMessageSize(Integer.MAX_VALUE)
+            // A sidecar is beside its service: a company's proxy must not come between.
+            .proxyDetector(address -> null)
+            // A network that is gone without a reset would leave a batch waiting for ever. The
+            // sidecar allows these
+            // pings; see https://github.com/grpc/grpc/blob/master/doc/keepalive.md.
+            .keepAliveTime(KEEPALIVE.toSeconds(), TimeUnit.SECONDS)
+            .keepAliveTimeout(KEEPALIVE.toSeconds(), TimeUnit.SECONDS)
+            .build();
+  }
+
+  private static NettyChannelBuilder builder(String target) {
+    if (!target.startsWith(UNIX)) {
+      return NettyChannelBuilder.forTarget(target).channelType(NioSocketChannel.class);
+    }
+    String path = target.substring(UNIX.length());
+    // unix:path, unix:/path and unix:///path, see
+    // https://github.com/grpc/grpc/blob/master/doc/naming.md
+    String plain = path.startsWith("//") ? path.substring(2) : path;
+    return NettyChannelBuilder.forAddress(UnixDomainSocketAddress.of(plain))
+        .channelType(NioDomainSocketChannel.class, UnixDomainSocketAddress.class)
+        .overrideAuthority("localhost");
+  }
+
+  private static ThreadFactory daemons(String name) {
+    return work -> {
+      Thread thread = new Thread(work, "batch-llm-" + name);
+      thread.setDaemon(true);
+      return thread;
+    };
+  }
+
+  String target() {
+    return target;
+  }
+
+  ResumeClock clock() {
+    return clock;
+  }
+
+  ExecutorService executor() {
+    return executor;
+  }
+
+  /** Done when the client is closed. */
+  CompletableFuture<Void> closed() {
+    return closed;
+  }
+
+  void checkOpen() {
+    if (closed.isDone()) {
+      throw Errors.closed(target);
+    }
+  }
+
+  /** Keeps a batch, to be cancelled when the client is closed. */
+  void opened(Batch batch) {
+    batches.add(batch);
+  }
+
+  void ended(Batch batch) {
+    batches.remove(batch);
+  }
+
+  StreamCall newStream(Duration timeout, Runnable onReady) {
+    return new StreamCall(newCall(BatchServiceGrpc.getProcessBatchMethod(), timeout), onReady);
+  }
+
+  /**
+   * Makes a unary call; a future that is cancelled cancels it. It fails with a {@link
+   * BatchLlmException}.
+   */
+  <Q, R> CompletableFuture<R> call(MethodDescriptor<Q, R> method, Q request, Duration timeout) {
+    if (closed.isDone()) {
+      return CompletableFuture.failedFuture(Errors.closed(target));
+    }
+    CompletableFuture<R> answer = new CompletableFuture<>();
+    ClientCall<Q, R> call = newCall(method, timeout);
+    ClientCalls.asyncUnaryCall(
+        call,
+        request,
+        new StreamObserver<R>() {
+          @Override
+          public void onNext(R response) {
+            answer.complete(response);
+          }
+
+          @Override
+          public void onError(Throwable raw) {
+            answer.completeExceptionally(Errors.fromThrowable(raw, target));
+          }
+
+          @Override
+          public void onCompleted() {}
+        });
+    answer.whenComplete(
+        (response, error) -> {
+          if (answer.isCancelled()) {
+            call.cancel("cancelled by the caller", null);
+          }
+        });
+    return answer;
+  }
+
+  /**
+   * Waits for an answer.
+   *
+   * @throws BatchLlmException the call failed, or the waiting thread was interrupted: then the call
+   *     is cancelled
+   */
+  <R> R await(CompletableFuture<R> answer) {
+    try {
+      return answer.get();
+    } catch (InterruptedException interrupt) {
+      answer.cancel(true);
+      throw Errors.interrupted(target, interrupt);
+    } catch (ExecutionException failed) {
+      if (failed.getCause() instanceof BatchLlmException error) {
+        error.fillInStackTrace(); // the caller's, who knows nothing of the thread that it came on
+        throw error;
+      }
+      throw new IllegalStateException(failed.getCause());
+    }
+  }
+
+  /** Waits until the sidecar can be reached. */
+  void waitUntilReady(Duration timeout) {
+    checkOpen();
+    long deadline = System.nanoTime() + timeout.toNanos();
+    ConnectivityState state = channel.getState(true);
+    while (state != ConnectivityState.READY) {
+      if (state == ConnectivityState.TRANSIENT_FAILURE) {
+        channel.enterIdle();
+      }
+      CompletableFuture<Void> changed = new CompletableFuture<>();
+      channel.notifyWhenStateChanged(state, () -> changed.complete(null));
+      // Nobody is told of a connection that is refused again.
+      changed.completeOnTimeout(null, RECONNECT_POLL.toMillis(), TimeUnit.MILLISECONDS);
+      await(changed);
+      checkOpen();
+      if (System.nanoTime() >= deadline) {
+        throw Errors.unavailable(target, timeout);
+      }
+      state = channel.getState(true);
+    }
+  }
+
+  private <Q, R> ClientCall<Q, R> newCall(MethodDescriptor<Q, R> method, Duration timeout) {
+    // A channel that could not connect gives that error to all calls for a second, then for longer
+    // and longer: here
+    // each call has it connect anew, and the pauses are those of ResumePolicy.
+    if (channel.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
+      channel.enterIdle();
+    }
+    CallOptions options =
+        timeout == null
+            ? CallOptions.DEFAULT
+            : CallOptions.DEFAULT.withDeadlineAfter(timeout.toNanos(), TimeUnit.NANOSECONDS);
+    return channel.newCall(method, options);
+  }
+
+  @Override
+  public void close() {
+    if (!closed.complete(null)) {
+      return;
+    }
+    batches.forEach(Batch::cancel);
+    channel.shutdownNow();
+    try {
+      channel.awaitTermination(CLOSE_SECONDS, TimeUnit.SECONDS);
+    } catch (InterruptedException interrupt) {
+      Thread.currentThread().interrupt();
+    }
+    executor.shutdown();
+    network.shutdownGracefully(0, CLOSE_SECONDS, TimeUnit.SECONDS);
+  }
+}
