@@ -14,6 +14,7 @@ import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.TimeUnit;
 
 /**
  * What the conformance suite drives: reads commands from stdin and writes answers to stdout, a JSON
@@ -38,7 +39,7 @@ public final class Adapter {
   }
 
   /** Runs until stdin ends. */
-  public static void main(String[] arguments) throws IOException {
+  public static void main(String[] arguments) throws IOException, InterruptedException {
     Commands commands = arguments[0].equals("raw") ? new RawCommands() : new ClientCommands();
     PrintStream out = new PrintStream(System.out, false, StandardCharsets.UTF_8);
     Adapter adapter = new Adapter(commands, out);
@@ -48,6 +49,8 @@ public final class Adapter {
       JsonObject command = JsonParser.parseString(line).getAsJsonObject();
       threads.execute(() -> adapter.answer(command));
     }
+    threads.shutdown();
+    threads.awaitTermination(1, TimeUnit.SECONDS);
     System.exit(0); // whatever still waits
   }
 
