@@ -34,6 +34,8 @@ import java.util.Optional;
  * ├── ClientClosedException            the client was closed before the call
  * └── UnexpectedException              anything else: a bug, or no sidecar behind the target
  * </pre>
+ *
+ * @serial exclude
  */
 public class BatchLlmException extends RuntimeException {
   private static final long serialVersionUID = 1L;

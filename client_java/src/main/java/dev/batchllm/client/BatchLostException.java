@@ -2,7 +2,11 @@ package dev.batchllm.client;
 
 import io.grpc.Status;
 
-/** The sidecar no longer holds items that it had accepted, so the batch cannot be resumed. */
+/**
+ * The sidecar no longer holds items that it had accepted, so the batch cannot be resumed.
+ *
+ * @serial exclude
+ */
 public final class BatchLostException extends BatchLlmException {
   private static final long serialVersionUID = 1L;
 

@@ -2,7 +2,11 @@ package dev.batchllm.client;
 
 import io.grpc.Status;
 
-/** An item alone exceeds the message limit and was not sent. */
+/**
+ * An item alone exceeds the message limit and was not sent.
+ *
+ * @serial exclude
+ */
 public final class MessageTooLargeException extends ResourceExhaustedException {
   private static final long serialVersionUID = 1L;
 

@@ -38,6 +38,11 @@ public record ResumePolicy(
   /**
    * Checks the bounds.
    *
+   * @param maxTries at most so many tries
+   * @param maxAway no further try after so long without a stream
+   * @param maxAsked at most so much waiting that the server asked for
+   * @param initialBackoff the most that is waited before the first try
+   * @param maxBackoff the most that is waited before any try
    * @throws IllegalArgumentException one is negative
    */
   public ResumePolicy {

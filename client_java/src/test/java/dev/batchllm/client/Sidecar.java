@@ -21,6 +21,8 @@ final class Sidecar implements AutoCloseable {
   private static final Pattern SERVING = Pattern.compile("serving on 127\\.0\\.0\\.1:(\\d+)");
   private static final String CONFIG =
       """
+      [server]
+      drain_timeout_seconds = 1
       [providers.simulated]
       kind = "simulated"
       [strategies.echo]

@@ -80,7 +80,7 @@ final class ClientCommands implements Adapter.Commands {
             client(command)
                 .resumeBatch(
                     Adapter.text(command, "batch_id"),
-                    command.get("after").getAsLong(),
+                    command.has("after") ? command.get("after").getAsLong() : 0,
                     timed(command, BatchOptions.defaults()));
         batches.put(Adapter.text(command, "batch"), new Running(batch, new Items()));
       }
