@@ -7,6 +7,7 @@ import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
 import io.grpc.MethodDescriptor;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
 import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup;
 import io.grpc.netty.shaded.io.netty.channel.nio.NioIoHandler;
@@ -84,7 +85,10 @@ final class Connection implements AutoCloseable {
     String plain = path.startsWith("//") ? path.substring(2) : path;
     return NettyChannelBuilder.forAddress(UnixDomainSocketAddress.of(plain))
         .channelType(NioDomainSocketChannel.class, UnixDomainSocketAddress.class)
-        .overrideAuthority("localhost");
+        .overrideAuthority("localhost")
+        // gRPC sets it on every socket, and Netty warns of it on this kind; null takes it away
+        // again.
+        .withOption(ChannelOption.SO_KEEPALIVE, null);
   }
 
   private static ThreadFactory daemons(String name) {

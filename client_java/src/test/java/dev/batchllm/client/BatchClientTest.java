@@ -31,9 +31,11 @@ import java.util.NoSuchElementException;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.logging.Logger;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
@@ -120,6 +122,9 @@ class BatchClientTest {
 
   @Test
   void aUnixSocketDoesAsWell() {
+    List<String> warnings = new CopyOnWriteArrayList<>();
+    Logger netty = Logger.getLogger("io.grpc.netty.shaded.io.netty");
+    netty.addHandler(Helpers.handler(warnings::add));
     String path = sidecar.unixTarget();
     for (String target : List.of(path, path.replace("unix:", "unix://"))) {
       try (var unix = BatchClient.connect(target);
@@ -128,6 +133,7 @@ class BatchClientTest {
         assertEquals(100, batch.stream().count());
       }
     }
+    assertEquals(List.of(), warnings);
   }
 
   @Test

@@ -8,6 +8,9 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.function.BooleanSupplier;
+import java.util.function.Consumer;
+import java.util.logging.Handler;
+import java.util.logging.LogRecord;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
@@ -44,6 +47,22 @@ final class Helpers {
   static boolean hasThread(String name) {
     return Thread.getAllStackTraces().keySet().stream()
         .anyMatch(thread -> thread.getName().equals(name));
+  }
+
+  /** Is told what is logged. */
+  static Handler handler(Consumer<String> log) {
+    return new Handler() {
+      @Override
+      public void publish(LogRecord entry) {
+        log.accept(entry.getMessage());
+      }
+
+      @Override
+      public void flush() {}
+
+      @Override
+      public void close() {}
+    };
   }
 
   /** A clock that stands still but for the waits, which take no time and are kept. */
