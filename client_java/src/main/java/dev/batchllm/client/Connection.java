@@ -9,8 +9,7 @@ import io.grpc.MethodDescriptor;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
-import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup;
-import io.grpc.netty.shaded.io.netty.channel.nio.NioIoHandler;
+import io.grpc.netty.shaded.io.netty.channel.nio.NioEventLoopGroup;
 import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioDomainSocketChannel;
 import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel;
 import io.grpc.stub.ClientCalls;
@@ -47,8 +46,7 @@ final class Connection implements AutoCloseable {
     this.target = target;
     this.clock = clock;
     NettyChannelBuilder builder = builder(target);
-    // NIO: it has Unix sockets on every system that Java has them on, without native code.
-    this.network = new MultiThreadIoEventLoopGroup(1, daemons("net"), NioIoHandler.newFactory());
+    this.network = network();
     // As many threads as callbacks run at once; what comes after the close is passed over.
     this.executor =
         new ThreadPoolExecutor(
@@ -89,6 +87,14 @@ final class Connection implements AutoCloseable {
         // gRPC sets it on every socket, and Netty warns of it on this kind; null takes it away
         // again.
         .withOption(ChannelOption.SO_KEEPALIVE, null);
+  }
+
+  // NIO: it has Unix sockets on every system that Java has them on, without native code.
+  @SuppressWarnings(
+      "deprecation") // what Netty 4.2 has instead is not in 4.1, which grpc-java came with until
+  // 2025
+  private static EventLoopGroup network() {
+    return new NioEventLoopGroup(1, daemons("net"));
   }
 
   private static ThreadFactory daemons(String name) {
