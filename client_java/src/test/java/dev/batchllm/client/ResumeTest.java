@@ -287,21 +287,46 @@ class ResumeTest {
   }
 
   @Test
-  void aServerThatIsDownIsConnectedAnewWithEachTry() {
+  void aServerThatIsDownIsConnectedAnewWithEachTry() throws Exception {
     String target = server.target();
     server.close();
-    clock.random = 0;
-    try (var other = BatchClient.connect(target, ClientOptions.defaults().withClock(clock))) {
-      for (int call = 0; call < 20; call++) {
-        assertThrows(SidecarUnavailableException.class, () -> other.getBatch("any"));
-      }
-      var key = ItemOptions.idempotencyKey("order-7");
-      var error =
-          assertThrows(
-              SidecarUnavailableException.class, () -> other.processItem(Helpers.item(1), key));
-      assertTrue(error.getMessage().startsWith("no batch-llm sidecar answers at " + target));
-      assertEquals(ResumePolicy.DEFAULT.maxTries(), clock.waits.size());
+    clock.random = 0; // or the deadline would end it first
+    var key = ItemOptions.idempotencyKey("order-7");
+    var error =
+        assertThrows(
+            SidecarUnavailableException.class, () -> client.processItem(Helpers.item(1), key));
+    assertTrue(error.getMessage().startsWith("no batch-llm sidecar answers at " + target));
+    assertEquals(ResumePolicy.DEFAULT.maxTries(), clock.waits.size());
+    // gRPC itself would go on to fail calls without a look for seconds by now.
+    server = new ScriptedServer(server.port());
+    assertEquals(1, client.processItem(Helpers.item(1)).getSequence());
+  }
+
+  @Test
+  void aCollectionGoesOutInFullFramesAndNoFrameIsLarger() {
+    List<Integer> frames = new ArrayList<>();
+    ScriptedServer.Script count =
+        stream -> {
+          stream.open(fresh());
+          for (int items = 0; items < 130; ) {
+            int size = stream.next().getItems().getItemsCount();
+            frames.add(size);
+            items += size;
+          }
+          stream.awaitHalfClose();
+          stream.totals(130);
+          stream.end();
+        };
+    server.then(count).then(count);
+    try (Batch batch = client.processBatch(Helpers.items(130).toList(), OPTIONS)) {
+      assertEquals(List.of(), sequences(batch));
     }
+    assertEquals(List.of(64, 64, 2), frames);
+    frames.clear();
+    try (Batch batch = client.processBatch(Helpers.items(130), OPTIONS)) {
+      assertEquals(List.of(), sequences(batch));
+    }
+    assertTrue(frames.stream().allMatch(size -> size <= 64), frames.toString());
   }
 
   @Test

@@ -19,8 +19,10 @@ import io.grpc.StatusRuntimeException;
 import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.protobuf.StatusProto;
 import io.grpc.stub.StreamObserver;
+import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.BlockingQueue;
@@ -43,17 +45,27 @@ final class ScriptedServer extends BatchServiceGrpc.BatchServiceImplBase impleme
   private final List<Throwable> faults = new CopyOnWriteArrayList<>();
   final List<ProcessItemRequest> itemCalls = new CopyOnWriteArrayList<>();
   private final Server server;
+  private final int port;
 
-  ScriptedServer() throws Exception {
+  ScriptedServer() throws IOException {
+    this(0);
+  }
+
+  ScriptedServer(int wanted) throws IOException {
     server =
-        NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", 0))
+        NettyServerBuilder.forAddress(new InetSocketAddress("127.0.0.1", wanted))
             .addService(this)
             .build()
             .start();
+    this.port = server.getPort();
+  }
+
+  int port() {
+    return port;
   }
 
   String target() {
-    return "127.0.0.1:" + server.getPort();
+    return "127.0.0.1:" + port;
   }
 
   /** Says what happens on the next stream that no script was given for. */
@@ -123,6 +135,11 @@ final class ScriptedServer extends BatchServiceGrpc.BatchServiceImplBase impleme
   @Override
   public void close() {
     server.shutdownNow();
+    try {
+      server.awaitTermination(10, TimeUnit.SECONDS); // frees the port
+    } catch (InterruptedException interrupt) {
+      Thread.currentThread().interrupt();
+    }
     if (!faults.isEmpty()) {
       throw new AssertionError("a script failed", faults.get(0));
     }
@@ -195,7 +212,7 @@ final class ScriptedServer extends BatchServiceGrpc.BatchServiceImplBase impleme
 
     /** Reads so many items: their ids. */
     List<String> items(int count) throws Exception {
-      List<String> ids = new java.util.ArrayList<>();
+      List<String> ids = new ArrayList<>();
       while (ids.size() < count) {
         next().getItems().getItemsList().forEach(item -> ids.add(item.getItemId()));
       }
