@@ -400,29 +400,6 @@ class BatchClientTest {
   }
 
   @Test
-  void aReaderThatDoesNotReadStopsTheSidecar() throws Exception {
-    WorkItem big =
-        WorkItem.newBuilder()
-            .setPrompt("{\"simulate\": {\"reply\": \"" + "x".repeat(100_000) + "\"}}")
-            .buildPartial();
-    AtomicInteger taken = new AtomicInteger();
-    Stream<WorkItem> source =
-        IntStream.range(0, 3000)
-            .mapToObj(number -> big.toBuilder().setItemId("" + number).build())
-            .peek(item -> taken.incrementAndGet());
-    try (Batch batch = client.processBatch(source, ECHO)) {
-      batch.opened();
-      int before = -1;
-      while (before != taken.get()) {
-        before = taken.get();
-        Thread.sleep(500);
-      }
-      assertTrue(before < 1500, "taken without reading: " + before);
-      assertEquals(3000, batch.stream().count());
-    }
-  }
-
-  @Test
   void progressIsReported() {
     List<Long> reports = new ArrayList<>();
     List<WorkItem> items = List.of(slow(0, 1500), item(1));

@@ -9,6 +9,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import dev.batchllm.client.Helpers.TestClock;
 import dev.batchllm.v1.BatchOpened;
+import dev.batchllm.v1.WorkItem;
 import dev.batchllm.v1.WorkItemResult;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
@@ -19,6 +20,9 @@ import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -299,7 +303,73 @@ class ResumeTest {
     assertEquals(ResumePolicy.DEFAULT.maxTries(), clock.waits.size());
     // gRPC itself would go on to fail calls without a look for seconds by now.
     server = new ScriptedServer(server.port());
-    assertEquals(1, client.processItem(Helpers.item(1)).getSequence());
+    WorkItemResult result = null;
+    for (int call = 0; result == null; call++) {
+      try {
+        result = client.processItem(Helpers.item(1));
+      } catch (SidecarUnavailableException stale) {
+        // What the channel does is done by another thread, so that some may be told of the former
+        // try. Its own pause
+        // is a second.
+        assertTrue(call < 100, "calls fail without a look");
+        Thread.sleep(5);
+      }
+    }
+  }
+
+  @Test
+  void aReaderThatDoesNotReadStopsTheServer() throws Exception {
+    int frames = 64;
+    AtomicInteger sent = new AtomicInteger();
+    server.then(
+        stream -> {
+          stream.open(fresh());
+          while (sent.get() < frames) {
+            Helpers.eventually(stream::isReady, "the client takes no more");
+            stream.large(sent.incrementAndGet(), 1 << 20);
+          }
+          stream.totals(frames);
+          stream.end();
+        });
+    try (Batch batch = client.processBatch(List.of(), OPTIONS)) {
+      batch.opened();
+      for (int still = 0, before = -1; still < 20; still++) {
+        if (before != sent.get()) {
+          before = sent.get();
+          still = 0;
+        }
+        Thread.sleep(20);
+      }
+      assertTrue(sent.get() < 16, "sent without being read: " + sent);
+      assertEquals(frames, sequences(batch).size());
+    }
+  }
+
+  @Test
+  void aSourceThatFailsIsNoEndOfItems() throws Exception {
+    CompletableFuture<Void> failNow = new CompletableFuture<>();
+    CompletableFuture<String> seen = new CompletableFuture<>();
+    server.then(
+        stream -> {
+          stream.open(fresh());
+          stream.items(3);
+          failNow.complete(null);
+          stream.awaitCancel();
+          seen.complete("cancelled, without a half-close");
+        });
+    RuntimeException bug = new IllegalStateException("a bug of the source");
+    Stream<WorkItem> failing =
+        Stream.concat(
+            Helpers.items(3),
+            Stream.generate(
+                () -> {
+                  failNow.join();
+                  throw bug;
+                }));
+    try (Batch batch = client.processBatch(failing, OPTIONS)) {
+      assertSame(bug, assertThrows(IllegalStateException.class, () -> sequences(batch)));
+    }
+    assertEquals("cancelled, without a half-close", seen.get(60, TimeUnit.SECONDS));
   }
 
   @Test

@@ -7,6 +7,7 @@ import dev.batchllm.v1.BatchOpened;
 import dev.batchllm.v1.BatchResult;
 import dev.batchllm.v1.BatchServiceGrpc;
 import dev.batchllm.v1.ItemsAccepted;
+import dev.batchllm.v1.Output;
 import dev.batchllm.v1.ProcessBatchRequest;
 import dev.batchllm.v1.ProcessBatchResponse;
 import dev.batchllm.v1.ProcessItemRequest;
@@ -18,6 +19,7 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.protobuf.StatusProto;
+import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
 import java.io.IOException;
 import java.net.InetSocketAddress;
@@ -231,6 +233,21 @@ final class ScriptedServer extends BatchServiceGrpc.BatchServiceImplBase impleme
       var results = WorkItemResults.newBuilder();
       LongStream.rangeClosed(from, to).forEach(number -> results.addResults(result(number)));
       responses.onNext(ProcessBatchResponse.newBuilder().setResults(results).build());
+    }
+
+    /** Whether the client takes more: it reads, and no buffer is full. */
+    boolean isReady() {
+      return ((ServerCallStreamObserver<ProcessBatchResponse>) responses).isReady();
+    }
+
+    /** Sends a result of this size in a frame of its own. */
+    void large(long sequence, int bytes) {
+      var output = Output.newBuilder().setText("x".repeat(bytes));
+      var result = result(sequence).toBuilder().setOutput(output);
+      responses.onNext(
+          ProcessBatchResponse.newBuilder()
+              .setResults(WorkItemResults.newBuilder().addResults(result))
+              .build());
     }
 
     void totals(long items) {
