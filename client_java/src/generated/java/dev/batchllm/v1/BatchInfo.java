@@ -139,7 +139,7 @@ private static final long serialVersionUID = 0L;
   private boolean running_ = false;
   /**
    * <pre>
-   * Whether a sidecar runs it now, with or without a client.
+   * Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended.
    * </pre>
    *
    * <code>bool running = 3;</code>
@@ -1246,7 +1246,7 @@ java.lang.String defaultValue) {
     private boolean running_ ;
     /**
      * <pre>
-     * Whether a sidecar runs it now, with or without a client.
+     * Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended.
      * </pre>
      *
      * <code>bool running = 3;</code>
@@ -1258,7 +1258,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * Whether a sidecar runs it now, with or without a client.
+     * Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended.
      * </pre>
      *
      * <code>bool running = 3;</code>
@@ -1274,7 +1274,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * Whether a sidecar runs it now, with or without a client.
+     * Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended.
      * </pre>
      *
      * <code>bool running = 3;</code>

@@ -51,7 +51,7 @@ public interface BatchInfoOrBuilder extends
 
   /**
    * <pre>
-   * Whether a sidecar runs it now, with or without a client.
+   * Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended.
    * </pre>
    *
    * <code>bool running = 3;</code>

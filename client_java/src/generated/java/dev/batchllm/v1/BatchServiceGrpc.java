@@ -18,6 +18,10 @@ import static io.grpc.MethodDescriptor.generateFullMethodName;
  * A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
  * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
  * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+ * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+ * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+ * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+ * ABORTED, BATCH_IN_USE, with a RetryInfo.
  * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
  * its bounded inbox is full, and stops starting items when the client does not read its results.
  * </pre>
@@ -291,6 +295,10 @@ public final class BatchServiceGrpc {
    * A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
    * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
    * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+   * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+   * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+   * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+   * ABORTED, BATCH_IN_USE, with a RetryInfo.
    * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
    * its bounded inbox is full, and stops starting items when the client does not read its results.
    * </pre>
@@ -301,7 +309,8 @@ public final class BatchServiceGrpc {
      * <pre>
      * Streams items in and results out, see the service's comment.
      * INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-     * is open on another stream. UNAVAILABLE: the sidecar is draining.
+     * is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+     * draining.
      * </pre>
      */
     default io.grpc.stub.StreamObserver<dev.batchllm.v1.ProcessBatchRequest> processBatch(
@@ -311,7 +320,8 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+     * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
      * UNAVAILABLE: the sidecar is draining.
      * </pre>
      */
@@ -322,7 +332,7 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Shows a batch. NOT_FOUND: there is none.
+     * Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
      * </pre>
      */
     default void getBatch(dev.batchllm.v1.GetBatchRequest request,
@@ -343,7 +353,8 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-     * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+     * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+     * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
      * </pre>
      */
     default void cancelBatch(dev.batchllm.v1.CancelBatchRequest request,
@@ -354,7 +365,7 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-     * has not ended.
+     * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
      * </pre>
      */
     default void deleteBatch(dev.batchllm.v1.DeleteBatchRequest request,
@@ -380,6 +391,10 @@ public final class BatchServiceGrpc {
    * A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
    * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
    * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+   * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+   * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+   * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+   * ABORTED, BATCH_IN_USE, with a RetryInfo.
    * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
    * its bounded inbox is full, and stops starting items when the client does not read its results.
    * </pre>
@@ -409,6 +424,10 @@ public final class BatchServiceGrpc {
    * A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
    * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
    * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+   * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+   * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+   * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+   * ABORTED, BATCH_IN_USE, with a RetryInfo.
    * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
    * its bounded inbox is full, and stops starting items when the client does not read its results.
    * </pre>
@@ -430,7 +449,8 @@ public final class BatchServiceGrpc {
      * <pre>
      * Streams items in and results out, see the service's comment.
      * INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-     * is open on another stream. UNAVAILABLE: the sidecar is draining.
+     * is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+     * draining.
      * </pre>
      */
     public io.grpc.stub.StreamObserver<dev.batchllm.v1.ProcessBatchRequest> processBatch(
@@ -441,7 +461,8 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+     * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
      * UNAVAILABLE: the sidecar is draining.
      * </pre>
      */
@@ -453,7 +474,7 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Shows a batch. NOT_FOUND: there is none.
+     * Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
      * </pre>
      */
     public void getBatch(dev.batchllm.v1.GetBatchRequest request,
@@ -476,7 +497,8 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-     * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+     * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+     * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
      * </pre>
      */
     public void cancelBatch(dev.batchllm.v1.CancelBatchRequest request,
@@ -488,7 +510,7 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-     * has not ended.
+     * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
      * </pre>
      */
     public void deleteBatch(dev.batchllm.v1.DeleteBatchRequest request,
@@ -515,6 +537,10 @@ public final class BatchServiceGrpc {
    * A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
    * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
    * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+   * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+   * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+   * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+   * ABORTED, BATCH_IN_USE, with a RetryInfo.
    * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
    * its bounded inbox is full, and stops starting items when the client does not read its results.
    * </pre>
@@ -536,7 +562,8 @@ public final class BatchServiceGrpc {
      * <pre>
      * Streams items in and results out, see the service's comment.
      * INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-     * is open on another stream. UNAVAILABLE: the sidecar is draining.
+     * is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+     * draining.
      * </pre>
      */
     @io.grpc.ExperimentalApi("https://github.com/grpc/grpc-java/issues/10918")
@@ -548,7 +575,8 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+     * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
      * UNAVAILABLE: the sidecar is draining.
      * </pre>
      */
@@ -559,7 +587,7 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Shows a batch. NOT_FOUND: there is none.
+     * Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
      * </pre>
      */
     public dev.batchllm.v1.GetBatchResponse getBatch(dev.batchllm.v1.GetBatchRequest request) {
@@ -580,7 +608,8 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-     * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+     * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+     * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
      * </pre>
      */
     public dev.batchllm.v1.CancelBatchResponse cancelBatch(dev.batchllm.v1.CancelBatchRequest request) {
@@ -591,7 +620,7 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-     * has not ended.
+     * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
      * </pre>
      */
     public dev.batchllm.v1.DeleteBatchResponse deleteBatch(dev.batchllm.v1.DeleteBatchRequest request) {
@@ -617,6 +646,10 @@ public final class BatchServiceGrpc {
    * A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
    * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
    * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+   * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+   * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+   * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+   * ABORTED, BATCH_IN_USE, with a RetryInfo.
    * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
    * its bounded inbox is full, and stops starting items when the client does not read its results.
    * </pre>
@@ -636,7 +669,8 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+     * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
      * UNAVAILABLE: the sidecar is draining.
      * </pre>
      */
@@ -647,7 +681,7 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Shows a batch. NOT_FOUND: there is none.
+     * Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
      * </pre>
      */
     public dev.batchllm.v1.GetBatchResponse getBatch(dev.batchllm.v1.GetBatchRequest request) {
@@ -668,7 +702,8 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-     * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+     * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+     * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
      * </pre>
      */
     public dev.batchllm.v1.CancelBatchResponse cancelBatch(dev.batchllm.v1.CancelBatchRequest request) {
@@ -679,7 +714,7 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-     * has not ended.
+     * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
      * </pre>
      */
     public dev.batchllm.v1.DeleteBatchResponse deleteBatch(dev.batchllm.v1.DeleteBatchRequest request) {
@@ -705,6 +740,10 @@ public final class BatchServiceGrpc {
    * A client that goes away loses nothing: items under way finish and are journaled, others wait, or go on if the batch
    * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
    * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
+   * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+   * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+   * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+   * ABORTED, BATCH_IN_USE, with a RetryInfo.
    * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
    * its bounded inbox is full, and stops starting items when the client does not read its results.
    * </pre>
@@ -724,7 +763,8 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+     * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+     * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
      * UNAVAILABLE: the sidecar is draining.
      * </pre>
      */
@@ -736,7 +776,7 @@ public final class BatchServiceGrpc {
 
     /**
      * <pre>
-     * Shows a batch. NOT_FOUND: there is none.
+     * Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.batchllm.v1.GetBatchResponse> getBatch(
@@ -759,7 +799,8 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-     * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+     * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+     * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.batchllm.v1.CancelBatchResponse> cancelBatch(
@@ -771,7 +812,7 @@ public final class BatchServiceGrpc {
     /**
      * <pre>
      * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-     * has not ended.
+     * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.batchllm.v1.DeleteBatchResponse> deleteBatch(

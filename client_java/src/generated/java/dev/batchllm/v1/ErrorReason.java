@@ -119,7 +119,8 @@ public enum ErrorReason
   ERROR_REASON_PROVIDER_NOT_FOUND(10),
   /**
    * <pre>
-   * The batch id is open on another stream. Status ABORTED; metadata `batch_id`.
+   * The batch id is open on another stream, or another sidecar has it. Status ABORTED; metadata `batch_id`; with a
+   * RetryInfo where it may be free soon.
    * Example: two clients that both open batch `nightly`.
    * </pre>
    *
@@ -456,7 +457,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_PROVIDER_NOT_FOUND_VALUE = 10;
   /**
    * <pre>
-   * The batch id is open on another stream. Status ABORTED; metadata `batch_id`.
+   * The batch id is open on another stream, or another sidecar has it. Status ABORTED; metadata `batch_id`; with a
+   * RetryInfo where it may be free soon.
    * Example: two clients that both open batch `nightly`.
    * </pre>
    *

@@ -176,7 +176,8 @@ private static final long serialVersionUID = 0L;
   private int resultOrder_ = 0;
   /**
    * <pre>
-   * The order of results. Default: as they finish.
+   * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+   * leave it out for that order; INVALID_FIELD: it is another one.
    * </pre>
    *
    * <code>.batchllm.v1.ResultOrder result_order = 4;</code>
@@ -187,7 +188,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * The order of results. Default: as they finish.
+   * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+   * leave it out for that order; INVALID_FIELD: it is another one.
    * </pre>
    *
    * <code>.batchllm.v1.ResultOrder result_order = 4;</code>
@@ -1034,7 +1036,8 @@ java.lang.String defaultValue) {
     private int resultOrder_ = 0;
     /**
      * <pre>
-     * The order of results. Default: as they finish.
+     * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+     * leave it out for that order; INVALID_FIELD: it is another one.
      * </pre>
      *
      * <code>.batchllm.v1.ResultOrder result_order = 4;</code>
@@ -1045,7 +1048,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The order of results. Default: as they finish.
+     * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+     * leave it out for that order; INVALID_FIELD: it is another one.
      * </pre>
      *
      * <code>.batchllm.v1.ResultOrder result_order = 4;</code>
@@ -1060,7 +1064,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The order of results. Default: as they finish.
+     * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+     * leave it out for that order; INVALID_FIELD: it is another one.
      * </pre>
      *
      * <code>.batchllm.v1.ResultOrder result_order = 4;</code>
@@ -1073,7 +1078,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The order of results. Default: as they finish.
+     * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+     * leave it out for that order; INVALID_FIELD: it is another one.
      * </pre>
      *
      * <code>.batchllm.v1.ResultOrder result_order = 4;</code>
@@ -1089,7 +1095,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The order of results. Default: as they finish.
+     * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+     * leave it out for that order; INVALID_FIELD: it is another one.
      * </pre>
      *
      * <code>.batchllm.v1.ResultOrder result_order = 4;</code>

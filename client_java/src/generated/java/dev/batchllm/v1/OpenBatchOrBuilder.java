@@ -63,7 +63,8 @@ public interface OpenBatchOrBuilder extends
 
   /**
    * <pre>
-   * The order of results. Default: as they finish.
+   * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+   * leave it out for that order; INVALID_FIELD: it is another one.
    * </pre>
    *
    * <code>.batchllm.v1.ResultOrder result_order = 4;</code>
@@ -72,7 +73,8 @@ public interface OpenBatchOrBuilder extends
   int getResultOrderValue();
   /**
    * <pre>
-   * The order of results. Default: as they finish.
+   * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+   * leave it out for that order; INVALID_FIELD: it is another one.
    * </pre>
    *
    * <code>.batchllm.v1.ResultOrder result_order = 4;</code>

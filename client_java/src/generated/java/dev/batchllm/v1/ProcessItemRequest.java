@@ -93,7 +93,9 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-   * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+   * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+   * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+   * IDEMPOTENCY_CONFLICT. Empty: none.
    * </pre>
    *
    * <code>string idempotency_key = 2;</code>
@@ -115,7 +117,9 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-   * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+   * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+   * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+   * IDEMPOTENCY_CONFLICT. Empty: none.
    * </pre>
    *
    * <code>string idempotency_key = 2;</code>
@@ -640,7 +644,9 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-     * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+     * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+     * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+     * IDEMPOTENCY_CONFLICT. Empty: none.
      * </pre>
      *
      * <code>string idempotency_key = 2;</code>
@@ -661,7 +667,9 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-     * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+     * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+     * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+     * IDEMPOTENCY_CONFLICT. Empty: none.
      * </pre>
      *
      * <code>string idempotency_key = 2;</code>
@@ -683,7 +691,9 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-     * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+     * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+     * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+     * IDEMPOTENCY_CONFLICT. Empty: none.
      * </pre>
      *
      * <code>string idempotency_key = 2;</code>
@@ -701,7 +711,9 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-     * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+     * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+     * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+     * IDEMPOTENCY_CONFLICT. Empty: none.
      * </pre>
      *
      * <code>string idempotency_key = 2;</code>
@@ -716,7 +728,9 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-     * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+     * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+     * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+     * IDEMPOTENCY_CONFLICT. Empty: none.
      * </pre>
      *
      * <code>string idempotency_key = 2;</code>

@@ -40,7 +40,9 @@ public interface ProcessItemRequestOrBuilder extends
   /**
    * <pre>
    * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-   * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+   * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+   * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+   * IDEMPOTENCY_CONFLICT. Empty: none.
    * </pre>
    *
    * <code>string idempotency_key = 2;</code>
@@ -50,7 +52,9 @@ public interface ProcessItemRequestOrBuilder extends
   /**
    * <pre>
    * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-   * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+   * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+   * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+   * IDEMPOTENCY_CONFLICT. Empty: none.
    * </pre>
    *
    * <code>string idempotency_key = 2;</code>

@@ -6,8 +6,11 @@ import static io.grpc.MethodDescriptor.generateFullMethodName;
  * <pre>
  * Keeps the named, shared strategies.
  * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
- * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
- * until the sidecar ends; register again at start, it costs nothing.
+ * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+ * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+ * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+ * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+ * until it is unregistered; a strategy of the file with the same name is used instead.
  * </pre>
  */
 @io.grpc.stub.annotations.GrpcGenerated
@@ -205,17 +208,22 @@ public final class StrategyServiceGrpc {
    * <pre>
    * Keeps the named, shared strategies.
    * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-   * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-   * until the sidecar ends; register again at start, it costs nothing.
+   * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+   * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+   * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+   * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+   * until it is unregistered; a strategy of the file with the same name is used instead.
    * </pre>
    */
   public interface AsyncService {
 
     /**
      * <pre>
-     * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+     * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+     * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
      * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-     * PERMISSION_DENIED: switched off by the operator.
+     * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+     * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
      * </pre>
      */
     default void registerStrategy(dev.batchllm.v1.RegisterStrategyRequest request,
@@ -225,7 +233,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Shows a strategy. NOT_FOUND: no such name.
+     * Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked.
      * </pre>
      */
     default void getStrategy(dev.batchllm.v1.GetStrategyRequest request,
@@ -235,7 +243,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Lists all strategies by name.
+     * Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked.
      * </pre>
      */
     default void listStrategies(dev.batchllm.v1.ListStrategiesRequest request,
@@ -245,8 +253,10 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-     * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+     * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+     * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+     * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+     * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
      * </pre>
      */
     default void unregisterStrategy(dev.batchllm.v1.UnregisterStrategyRequest request,
@@ -260,8 +270,11 @@ public final class StrategyServiceGrpc {
    * <pre>
    * Keeps the named, shared strategies.
    * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-   * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-   * until the sidecar ends; register again at start, it costs nothing.
+   * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+   * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+   * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+   * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+   * until it is unregistered; a strategy of the file with the same name is used instead.
    * </pre>
    */
   public static abstract class StrategyServiceImplBase
@@ -277,8 +290,11 @@ public final class StrategyServiceGrpc {
    * <pre>
    * Keeps the named, shared strategies.
    * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-   * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-   * until the sidecar ends; register again at start, it costs nothing.
+   * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+   * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+   * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+   * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+   * until it is unregistered; a strategy of the file with the same name is used instead.
    * </pre>
    */
   public static final class StrategyServiceStub
@@ -296,9 +312,11 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+     * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+     * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
      * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-     * PERMISSION_DENIED: switched off by the operator.
+     * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+     * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
      * </pre>
      */
     public void registerStrategy(dev.batchllm.v1.RegisterStrategyRequest request,
@@ -309,7 +327,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Shows a strategy. NOT_FOUND: no such name.
+     * Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked.
      * </pre>
      */
     public void getStrategy(dev.batchllm.v1.GetStrategyRequest request,
@@ -320,7 +338,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Lists all strategies by name.
+     * Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked.
      * </pre>
      */
     public void listStrategies(dev.batchllm.v1.ListStrategiesRequest request,
@@ -331,8 +349,10 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-     * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+     * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+     * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+     * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+     * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
      * </pre>
      */
     public void unregisterStrategy(dev.batchllm.v1.UnregisterStrategyRequest request,
@@ -347,8 +367,11 @@ public final class StrategyServiceGrpc {
    * <pre>
    * Keeps the named, shared strategies.
    * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-   * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-   * until the sidecar ends; register again at start, it costs nothing.
+   * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+   * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+   * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+   * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+   * until it is unregistered; a strategy of the file with the same name is used instead.
    * </pre>
    */
   public static final class StrategyServiceBlockingV2Stub
@@ -366,9 +389,11 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+     * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+     * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
      * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-     * PERMISSION_DENIED: switched off by the operator.
+     * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+     * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
      * </pre>
      */
     public dev.batchllm.v1.RegisterStrategyResponse registerStrategy(dev.batchllm.v1.RegisterStrategyRequest request) {
@@ -378,7 +403,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Shows a strategy. NOT_FOUND: no such name.
+     * Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked.
      * </pre>
      */
     public dev.batchllm.v1.GetStrategyResponse getStrategy(dev.batchllm.v1.GetStrategyRequest request) {
@@ -388,7 +413,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Lists all strategies by name.
+     * Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked.
      * </pre>
      */
     public dev.batchllm.v1.ListStrategiesResponse listStrategies(dev.batchllm.v1.ListStrategiesRequest request) {
@@ -398,8 +423,10 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-     * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+     * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+     * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+     * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+     * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
      * </pre>
      */
     public dev.batchllm.v1.UnregisterStrategyResponse unregisterStrategy(dev.batchllm.v1.UnregisterStrategyRequest request) {
@@ -413,8 +440,11 @@ public final class StrategyServiceGrpc {
    * <pre>
    * Keeps the named, shared strategies.
    * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-   * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-   * until the sidecar ends; register again at start, it costs nothing.
+   * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+   * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+   * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+   * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+   * until it is unregistered; a strategy of the file with the same name is used instead.
    * </pre>
    */
   public static final class StrategyServiceBlockingStub
@@ -432,9 +462,11 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+     * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+     * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
      * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-     * PERMISSION_DENIED: switched off by the operator.
+     * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+     * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
      * </pre>
      */
     public dev.batchllm.v1.RegisterStrategyResponse registerStrategy(dev.batchllm.v1.RegisterStrategyRequest request) {
@@ -444,7 +476,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Shows a strategy. NOT_FOUND: no such name.
+     * Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked.
      * </pre>
      */
     public dev.batchllm.v1.GetStrategyResponse getStrategy(dev.batchllm.v1.GetStrategyRequest request) {
@@ -454,7 +486,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Lists all strategies by name.
+     * Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked.
      * </pre>
      */
     public dev.batchllm.v1.ListStrategiesResponse listStrategies(dev.batchllm.v1.ListStrategiesRequest request) {
@@ -464,8 +496,10 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-     * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+     * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+     * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+     * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+     * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
      * </pre>
      */
     public dev.batchllm.v1.UnregisterStrategyResponse unregisterStrategy(dev.batchllm.v1.UnregisterStrategyRequest request) {
@@ -479,8 +513,11 @@ public final class StrategyServiceGrpc {
    * <pre>
    * Keeps the named, shared strategies.
    * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
-   * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
-   * until the sidecar ends; register again at start, it costs nothing.
+   * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+   * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+   * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+   * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+   * until it is unregistered; a strategy of the file with the same name is used instead.
    * </pre>
    */
   public static final class StrategyServiceFutureStub
@@ -498,9 +535,11 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+     * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+     * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
      * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-     * PERMISSION_DENIED: switched off by the operator.
+     * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+     * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.batchllm.v1.RegisterStrategyResponse> registerStrategy(
@@ -511,7 +550,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Shows a strategy. NOT_FOUND: no such name.
+     * Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.batchllm.v1.GetStrategyResponse> getStrategy(
@@ -522,7 +561,7 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Lists all strategies by name.
+     * Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.batchllm.v1.ListStrategiesResponse> listStrategies(
@@ -533,8 +572,10 @@ public final class StrategyServiceGrpc {
 
     /**
      * <pre>
-     * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-     * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+     * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+     * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+     * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+     * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.batchllm.v1.UnregisterStrategyResponse> unregisterStrategy(
