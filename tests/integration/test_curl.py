@@ -42,9 +42,9 @@ def address(start: Start, folder: Path) -> Iterator[str]:
 def test_a_command_prints_what_the_page_shows(address: str, folder: Path, command: str, shown: str) -> None:
     tool = command.split()[0]
     if shutil.which(tool, path=SEARCH_PATH) is None:
-        assert tool != "buf", "buf is a dependency of the tests"
-        assert "CI" not in os.environ, f"{tool} is missing: install it as the page says"
-        pytest.skip(f"{tool} is not installed")
+        if tool == "grpcurl" and "CI" not in os.environ:
+            pytest.skip("grpcurl is not installed")
+        pytest.fail(f"{tool} is missing: install it as docs/any-language.md says")
     done = subprocess.run(
         ["bash", "-c", command.replace(ADDRESS, address)],
         cwd=folder,
