@@ -94,6 +94,10 @@ test-clients: $(CLIENTS:%=test-%) conformance ## Test the clients in other langu
 $(CLIENTS:%=test-%): test-%: $(STAMP)
 	$(MAKE) --no-print-directory -C $* lint test
 
+.PHONY: grpcurl
+grpcurl: $(STAMP) ## Install grpcurl, whose commands in docs/any-language.md are tested where it is
+	GOBIN=$(CURDIR)/$(BIN) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
 .PHONY: examples
 examples: $(STAMP) ## Label the example's tickets through the clients in other languages
 	@examples/triage/run.sh $(BIN) .run/state $(MAKE) --no-print-directory $(CLIENTS:%=example-%)

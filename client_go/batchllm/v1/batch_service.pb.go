@@ -521,7 +521,7 @@ type BatchInfo struct {
 	BatchId string `protobuf:"bytes,1,opt,name=batch_id,json=batchId,proto3" json:"batch_id,omitempty"`
 	// How far it is.
 	State BatchState `protobuf:"varint,2,opt,name=state,proto3,enum=batchllm.v1.BatchState" json:"state,omitempty"`
-	// Whether a sidecar runs it now, with or without a client.
+	// Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended.
 	Running bool `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
 	// Whether it goes on without a client.
 	Detach bool `protobuf:"varint,4,opt,name=detach,proto3" json:"detach,omitempty"`
@@ -665,7 +665,9 @@ type ProcessItemRequest struct {
 	// The item; its `strategy` must be named.
 	Item *WorkItem `protobuf:"bytes,1,opt,name=item,proto3" json:"item,omitempty"`
 	// Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-	// retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+	// retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+	// it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+	// IDEMPOTENCY_CONFLICT. Empty: none.
 	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache

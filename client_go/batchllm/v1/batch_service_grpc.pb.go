@@ -49,25 +49,33 @@ const (
 // was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
 // again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 //
+// Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+// at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+// have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+// ABORTED, BATCH_IN_USE, with a RetryInfo.
+//
 // One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
 // its bounded inbox is full, and stops starting items when the client does not read its results.
 type BatchServiceClient interface {
 	// Streams items in and results out, see the service's comment.
 	// INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-	// is open on another stream. UNAVAILABLE: the sidecar is draining.
+	// is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+	// draining.
 	ProcessBatch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ProcessBatchRequest, ProcessBatchResponse], error)
-	// Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+	// Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+	// key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
 	// UNAVAILABLE: the sidecar is draining.
 	ProcessItem(ctx context.Context, in *ProcessItemRequest, opts ...grpc.CallOption) (*ProcessItemResponse, error)
-	// Shows a batch. NOT_FOUND: there is none.
+	// Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
 	GetBatch(ctx context.Context, in *GetBatchRequest, opts ...grpc.CallOption) (*GetBatchResponse, error)
 	// Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token.
 	ListBatches(ctx context.Context, in *ListBatchesRequest, opts ...grpc.CallOption) (*ListBatchesResponse, error)
 	// Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-	// Cancelling one that has ended is no error. NOT_FOUND: there is none.
+	// Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+	// that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
 	CancelBatch(ctx context.Context, in *CancelBatchRequest, opts ...grpc.CallOption) (*CancelBatchResponse, error)
 	// Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-	// has not ended.
+	// has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
 	DeleteBatch(ctx context.Context, in *DeleteBatchRequest, opts ...grpc.CallOption) (*DeleteBatchResponse, error)
 }
 
@@ -164,25 +172,33 @@ func (c *batchServiceClient) DeleteBatch(ctx context.Context, in *DeleteBatchReq
 // was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
 // again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
 //
+// Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+// at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+// have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+// ABORTED, BATCH_IN_USE, with a RetryInfo.
+//
 // One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
 // its bounded inbox is full, and stops starting items when the client does not read its results.
 type BatchServiceServer interface {
 	// Streams items in and results out, see the service's comment.
 	// INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-	// is open on another stream. UNAVAILABLE: the sidecar is draining.
+	// is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+	// draining.
 	ProcessBatch(grpc.BidiStreamingServer[ProcessBatchRequest, ProcessBatchResponse]) error
-	// Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+	// Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+	// key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
 	// UNAVAILABLE: the sidecar is draining.
 	ProcessItem(context.Context, *ProcessItemRequest) (*ProcessItemResponse, error)
-	// Shows a batch. NOT_FOUND: there is none.
+	// Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none.
 	GetBatch(context.Context, *GetBatchRequest) (*GetBatchResponse, error)
 	// Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token.
 	ListBatches(context.Context, *ListBatchesRequest) (*ListBatchesResponse, error)
 	// Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-	// Cancelling one that has ended is no error. NOT_FOUND: there is none.
+	// Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+	// that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
 	CancelBatch(context.Context, *CancelBatchRequest) (*CancelBatchResponse, error)
 	// Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-	// has not ended.
+	// has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
 	DeleteBatch(context.Context, *DeleteBatchRequest) (*DeleteBatchResponse, error)
 	mustEmbedUnimplementedBatchServiceServer()
 }

@@ -61,7 +61,8 @@ const (
 	// No provider of that name is configured. Status INVALID_ARGUMENT; metadata `provider`, `known`.
 	// Example: provider `gemini` on a sidecar without a key.
 	ErrorReason_ERROR_REASON_PROVIDER_NOT_FOUND ErrorReason = 10
-	// The batch id is open on another stream. Status ABORTED; metadata `batch_id`.
+	// The batch id is open on another stream, or another sidecar has it. Status ABORTED; metadata `batch_id`; with a
+	// RetryInfo where it may be free soon.
 	// Example: two clients that both open batch `nightly`.
 	ErrorReason_ERROR_REASON_BATCH_IN_USE ErrorReason = 11
 	// The strategy has no cached content, so it has no context cache. Status FAILED_PRECONDITION.

@@ -108,7 +108,7 @@ export interface BatchInfo {
   batchId: string;
   /** How far it is. */
   state: BatchState;
-  /** Whether a sidecar runs it now, with or without a client. */
+  /** Whether a sidecar runs it now, with or without a client. Of one that died: until its lease has ended. */
   running: boolean;
   /** Whether it goes on without a client. */
   detach: boolean;
@@ -147,7 +147,9 @@ export interface ProcessItemRequest {
     | undefined;
   /**
    * Your name for this call, at most 512 bytes: called again with the same key and item, within the journal's
-   * retention, it gives the recorded result. Another item: ALREADY_EXISTS, IDEMPOTENCY_CONFLICT. Empty: none.
+   * retention, it gives the recorded result, `replayed`; while the first call runs, at whichever sidecar, it waits for
+   * it. The item is run again only when the sidecar that ran it died (`maybe_billed`). Another item: ALREADY_EXISTS,
+   * IDEMPOTENCY_CONFLICT. Empty: none.
    */
   idempotencyKey: string;
 }
@@ -179,7 +181,10 @@ export interface OpenBatch {
    * Clamped to the server's limit.
    */
   maxConcurrency: number;
-  /** The order of results. Default: as they finish. */
+  /**
+   * The order of results. Default: as they finish. It stays as it was when the batch began: of a batch that exists,
+   * leave it out for that order; INVALID_FIELD: it is another one.
+   */
   resultOrder: ResultOrder;
   /** Free text for logs, e.g. `{"job": "nightly"}`. At most 32 entries of 256 bytes. */
   labels: { [key: string]: string };
@@ -2130,6 +2135,11 @@ export const BatchProgress: MessageFns<BatchProgress> = {
  * was opened with `detach`. Open the same `batch_id` again, with `resume_after_sequence`: results after it are sent
  * again (`replayed`), in order, then the batch goes on. Items that are sent again are recognised by id and content.
  *
+ * Sidecars that share a PostgreSQL journal are one service: a batch runs at one of them at a time, and every call works
+ * at each of them. Opened at another one, a batch that runs without a client is handed over once its calls in flight
+ * have ended, and one whose sidecar died once that sidecar's lease has ended (`journal.lease_seconds`); until then:
+ * ABORTED, BATCH_IN_USE, with a RetryInfo.
+ *
  * One item's failure never ends the stream: the gRPC status speaks of the stream only. The server stops reading when
  * its bounded inbox is full, and stops starting items when the client does not read its results.
  */
@@ -2138,7 +2148,8 @@ export const BatchServiceService = {
   /**
    * Streams items in and results out, see the service's comment.
    * INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-   * is open on another stream. UNAVAILABLE: the sidecar is draining.
+   * is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+   * draining.
    */
   processBatch: {
     path: "/batchllm.v1.BatchService/ProcessBatch" as const,
@@ -2151,7 +2162,8 @@ export const BatchServiceService = {
     responseDeserialize: (value: Buffer): ProcessBatchResponse => ProcessBatchResponse.decode(value),
   },
   /**
-   * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+   * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+   * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
    * UNAVAILABLE: the sidecar is draining.
    */
   processItem: {
@@ -2163,7 +2175,7 @@ export const BatchServiceService = {
     responseSerialize: (value: ProcessItemResponse): Buffer => Buffer.from(ProcessItemResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ProcessItemResponse => ProcessItemResponse.decode(value),
   },
-  /** Shows a batch. NOT_FOUND: there is none. */
+  /** Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none. */
   getBatch: {
     path: "/batchllm.v1.BatchService/GetBatch" as const,
     requestStream: false as const,
@@ -2185,7 +2197,8 @@ export const BatchServiceService = {
   },
   /**
    * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-   * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+   * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+   * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
    */
   cancelBatch: {
     path: "/batchllm.v1.BatchService/CancelBatch" as const,
@@ -2198,7 +2211,7 @@ export const BatchServiceService = {
   },
   /**
    * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-   * has not ended.
+   * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
    */
   deleteBatch: {
     path: "/batchllm.v1.BatchService/DeleteBatch" as const,
@@ -2215,26 +2228,29 @@ export interface BatchServiceServer extends UntypedServiceImplementation {
   /**
    * Streams items in and results out, see the service's comment.
    * INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-   * is open on another stream. UNAVAILABLE: the sidecar is draining.
+   * is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+   * draining.
    */
   processBatch: handleBidiStreamingCall<ProcessBatchRequest, ProcessBatchResponse>;
   /**
-   * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+   * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+   * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
    * UNAVAILABLE: the sidecar is draining.
    */
   processItem: handleUnaryCall<ProcessItemRequest, ProcessItemResponse>;
-  /** Shows a batch. NOT_FOUND: there is none. */
+  /** Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none. */
   getBatch: handleUnaryCall<GetBatchRequest, GetBatchResponse>;
   /** Lists batches by id, page by page. INVALID_ARGUMENT: a bad page size or token. */
   listBatches: handleUnaryCall<ListBatchesRequest, ListBatchesResponse>;
   /**
    * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-   * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+   * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+   * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
    */
   cancelBatch: handleUnaryCall<CancelBatchRequest, CancelBatchResponse>;
   /**
    * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-   * has not ended.
+   * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
    */
   deleteBatch: handleUnaryCall<DeleteBatchRequest, DeleteBatchResponse>;
 }
@@ -2243,7 +2259,8 @@ export interface BatchServiceClient extends Client {
   /**
    * Streams items in and results out, see the service's comment.
    * INVALID_ARGUMENT: frames out of order or a bad field. NOT_FOUND: unknown strategy in `open`. ABORTED: the batch id
-   * is open on another stream. UNAVAILABLE: the sidecar is draining.
+   * is open on another stream, or another sidecar has it or took it over; open it again. UNAVAILABLE: the sidecar is
+   * draining.
    */
   processBatch(): ClientDuplexStream<ProcessBatchRequest, ProcessBatchResponse>;
   processBatch(options: Partial<CallOptions>): ClientDuplexStream<ProcessBatchRequest, ProcessBatchResponse>;
@@ -2252,7 +2269,8 @@ export interface BatchServiceClient extends Client {
     options?: Partial<CallOptions>,
   ): ClientDuplexStream<ProcessBatchRequest, ProcessBatchResponse>;
   /**
-   * Runs one item and returns its result. A failed item is a result with an error, not an RPC error.
+   * Runs one item and returns its result. A failed item is a result with an error, not an RPC error. With an idempotency
+   * key the call goes on when its caller is gone, and a second one waits for it, also at another sidecar.
    * UNAVAILABLE: the sidecar is draining.
    */
   processItem(
@@ -2270,7 +2288,7 @@ export interface BatchServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ProcessItemResponse) => void,
   ): ClientUnaryCall;
-  /** Shows a batch. NOT_FOUND: there is none. */
+  /** Shows a batch, whichever sidecar runs it. NOT_FOUND: there is none. */
   getBatch(
     request: GetBatchRequest,
     callback: (error: ServiceError | null, response: GetBatchResponse) => void,
@@ -2304,7 +2322,8 @@ export interface BatchServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * Ends a batch: items that have not ended get a result that says CANCELLED, calls under way are cancelled.
-   * Cancelling one that has ended is no error. NOT_FOUND: there is none.
+   * Cancelling one that has ended is no error. NOT_FOUND: there is none. A batch that another sidecar runs is ended by
+   * that one, or by whoever takes it up: the answer waits up to 10 seconds for it, `state` says whether it has ended.
    */
   cancelBatch(
     request: CancelBatchRequest,
@@ -2323,7 +2342,7 @@ export interface BatchServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * Erases a batch that has ended, its prompts and outputs included. NOT_FOUND: there is none. FAILED_PRECONDITION: it
-   * has not ended.
+   * has not ended. ABORTED: a stream of this sidecar reads it; one of another sidecar ends with NOT_FOUND.
    */
   deleteBatch(
     request: DeleteBatchRequest,

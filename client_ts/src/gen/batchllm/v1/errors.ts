@@ -71,7 +71,8 @@ export enum ErrorReason {
    */
   PROVIDER_NOT_FOUND = 10,
   /**
-   * BATCH_IN_USE - The batch id is open on another stream. Status ABORTED; metadata `batch_id`.
+   * BATCH_IN_USE - The batch id is open on another stream, or another sidecar has it. Status ABORTED; metadata `batch_id`; with a
+   * RetryInfo where it may be free soon.
    * Example: two clients that both open batch `nightly`.
    */
   BATCH_IN_USE = 11,

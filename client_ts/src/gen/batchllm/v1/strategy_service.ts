@@ -1494,15 +1494,21 @@ export const UnregisterStrategyResponse: MessageFns<UnregisterStrategyResponse> 
  * Keeps the named, shared strategies.
  *
  * The operator's file declares providers (endpoint, credentials, quota) and strategies; applications may register more
- * strategies on those providers. No RPC can set a URL, a key, a file path or code. What is registered by RPC lasts
- * until the sidecar ends; register again at start, it costs nothing.
+ * strategies on those providers. No RPC can set a URL, a key, a file path or code.
+ *
+ * What is registered by RPC is kept in the journal: it outlives the sidecar, so that its batches can go on, and all
+ * sidecars that share a journal offer it. With `journal.url = "memory"` it lasts until the sidecar ends; registering at
+ * an application's start costs nothing. What cannot be used after a change of the operator's file stays in the journal
+ * until it is unregistered; a strategy of the file with the same name is used instead.
  */
 export type StrategyServiceService = typeof StrategyServiceService;
 export const StrategyServiceService = {
   /**
-   * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+   * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+   * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
    * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-   * PERMISSION_DENIED: switched off by the operator.
+   * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+   * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
    */
   registerStrategy: {
     path: "/batchllm.v1.StrategyService/RegisterStrategy" as const,
@@ -1515,7 +1521,7 @@ export const StrategyServiceService = {
       Buffer.from(RegisterStrategyResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): RegisterStrategyResponse => RegisterStrategyResponse.decode(value),
   },
-  /** Shows a strategy. NOT_FOUND: no such name. */
+  /** Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked. */
   getStrategy: {
     path: "/batchllm.v1.StrategyService/GetStrategy" as const,
     requestStream: false as const,
@@ -1525,7 +1531,7 @@ export const StrategyServiceService = {
     responseSerialize: (value: GetStrategyResponse): Buffer => Buffer.from(GetStrategyResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): GetStrategyResponse => GetStrategyResponse.decode(value),
   },
-  /** Lists all strategies by name. */
+  /** Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked. */
   listStrategies: {
     path: "/batchllm.v1.StrategyService/ListStrategies" as const,
     requestStream: false as const,
@@ -1538,8 +1544,10 @@ export const StrategyServiceService = {
     responseDeserialize: (value: Buffer): ListStrategiesResponse => ListStrategiesResponse.decode(value),
   },
   /**
-   * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-   * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+   * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+   * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+   * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+   * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
    */
   unregisterStrategy: {
     path: "/batchllm.v1.StrategyService/UnregisterStrategy" as const,
@@ -1556,27 +1564,33 @@ export const StrategyServiceService = {
 
 export interface StrategyServiceServer extends UntypedServiceImplementation {
   /**
-   * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+   * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+   * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
    * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-   * PERMISSION_DENIED: switched off by the operator.
+   * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+   * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
    */
   registerStrategy: handleUnaryCall<RegisterStrategyRequest, RegisterStrategyResponse>;
-  /** Shows a strategy. NOT_FOUND: no such name. */
+  /** Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked. */
   getStrategy: handleUnaryCall<GetStrategyRequest, GetStrategyResponse>;
-  /** Lists all strategies by name. */
+  /** Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked. */
   listStrategies: handleUnaryCall<ListStrategiesRequest, ListStrategiesResponse>;
   /**
-   * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-   * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+   * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+   * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+   * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+   * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
    */
   unregisterStrategy: handleUnaryCall<UnregisterStrategyRequest, UnregisterStrategyResponse>;
 }
 
 export interface StrategyServiceClient extends Client {
   /**
-   * Registers a strategy. The same name with the same spec answers with the existing one, `registered` false.
+   * Registers a strategy, for good when this answers. The same name with the same spec answers with the existing one,
+   * `registered` false. What is kept is what was set; defaults are those of the sidecar that reads it.
    * ALREADY_EXISTS: the same name with another spec. INVALID_ARGUMENT: a bad field or an unknown provider.
-   * PERMISSION_DENIED: switched off by the operator.
+   * PERMISSION_DENIED: switched off by the operator. RESOURCE_EXHAUSTED (JOURNAL_FULL), UNAVAILABLE
+   * (JOURNAL_UNAVAILABLE): the journal cannot be written, and nothing was registered.
    */
   registerStrategy(
     request: RegisterStrategyRequest,
@@ -1593,7 +1607,7 @@ export interface StrategyServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: RegisterStrategyResponse) => void,
   ): ClientUnaryCall;
-  /** Shows a strategy. NOT_FOUND: no such name. */
+  /** Shows a strategy. NOT_FOUND: no such name. UNAVAILABLE: it is not known here, and the shared journal cannot be asked. */
   getStrategy(
     request: GetStrategyRequest,
     callback: (error: ServiceError | null, response: GetStrategyResponse) => void,
@@ -1609,7 +1623,7 @@ export interface StrategyServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: GetStrategyResponse) => void,
   ): ClientUnaryCall;
-  /** Lists all strategies by name. */
+  /** Lists all strategies by name. UNAVAILABLE: the shared journal cannot be asked. */
   listStrategies(
     request: ListStrategiesRequest,
     callback: (error: ServiceError | null, response: ListStrategiesResponse) => void,
@@ -1626,8 +1640,10 @@ export interface StrategyServiceClient extends Client {
     callback: (error: ServiceError | null, response: ListStrategiesResponse) => void,
   ): ClientUnaryCall;
   /**
-   * Removes a strategy that was registered by RPC; its context cache stays until it is deleted or expires.
-   * NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream uses it.
+   * Removes a strategy that was registered by RPC, for good when this answers; its context cache stays until it is
+   * deleted or expires. Other sidecars that share the journal offer it to no new batch, and go on with those that have
+   * it. NOT_FOUND: no such name. FAILED_PRECONDITION: it is from the file, or a stream of this sidecar uses it.
+   * RESOURCE_EXHAUSTED, UNAVAILABLE: as in RegisterStrategy; it is still there.
    */
   unregisterStrategy(
     request: UnregisterStrategyRequest,
