@@ -20,9 +20,10 @@ type Generated = Parameters<typeof parse<unknown>>[1];
 
 interface Stream {
   readonly call: Call;
-  readonly frames: AsyncIterator<batches.ProcessBatchResponse, undefined>;
   readonly ended: Promise<void>;
+  over: boolean;
   failure: Error | undefined;
+  wake: () => void;
 }
 
 interface Stubs {
@@ -81,10 +82,16 @@ await serve(
     "stream.open": ({ client, stream, timeout }: { client: string; stream: string; timeout?: number }) => {
       const started = clients.of(client).batches.processBatch(deadline(timeout));
       const ended = new Promise<void>((resolve) => started.once("status", resolve));
-      const frames = started.iterator({ destroyOnReturn: false }) as Stream["frames"];
-      const kept: Stream = { call: started, frames, ended, failure: undefined };
+      const kept: Stream = { call: started, ended, over: false, failure: undefined, wake: () => undefined };
+      started.on("readable", () => {
+        kept.wake();
+      });
       started.on("error", (error) => {
-        kept.failure = error; // the iterator does not know of one that came before it was asked
+        kept.failure = error;
+      });
+      started.on("status", () => {
+        kept.over = true;
+        kept.wake();
       });
       streams.set(stream, kept);
       return undefined;
@@ -101,9 +108,16 @@ await serve(
     },
     "stream.next": async ({ stream }: { stream: string }) => {
       const kept = streams.of(stream);
-      const { value } = await kept.frames.next();
-      if (value !== undefined) {
-        return { frame: show("ProcessBatchResponse", batches.ProcessBatchResponse, value) };
+      // Not by the iterator: an error would make it forget frames that came before.
+      for (;;) {
+        const frame = kept.call.read() as batches.ProcessBatchResponse | null;
+        if (frame !== null) {
+          return { frame: show("ProcessBatchResponse", batches.ProcessBatchResponse, frame) };
+        }
+        if (kept.over) {
+          break;
+        }
+        await new Promise<void>((resolve) => (kept.wake = resolve));
       }
       if (kept.failure !== undefined) {
         throw kept.failure;
