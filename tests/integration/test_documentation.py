@@ -66,7 +66,9 @@ PAGES = [
         page
         for folder in ("docs", "examples", "deploy", "client_py", "server")
         for page in REPO.glob(f"{folder}/**/*.md")
+        if "node_modules" not in page.parts
     ),
+    *(REPO / folder / "README.md" for folder in ("client_go", "client_ts", "client_java", "tests/conformance")),
 ]
 
 
