@@ -398,6 +398,46 @@ def test_an_idempotency_key_at_two_sidecars(make_house: MakeHouse, database: str
         assert house.calls() == 3
 
 
+def test_an_idempotency_key_while_postgres_is_away(
+    make_house: MakeHouse, postgres: PostgresServer, database: str
+) -> None:
+    """For longer than a lease: nobody takes its item over before the one that runs it could renew."""
+    house = make_house(database)
+    house.environment = {"BATCH_LLM_SERVER__LOG_LEVEL": "DEBUG"}
+    first, second = house.fleet(2)
+    with (
+        ThreadPoolExecutor(3) as threads,
+        BatchClient(first.address) as at_first,
+        BatchClient(second.address, resume_policy=ResumePolicy(max_tries=1000, max_backoff_seconds=0.2)) as at_second,
+    ):
+
+        def ask(client: BatchClient, key: str) -> Future[Result]:
+            return threads.submit(
+                lambda: client.process_item(WorkItem(key, key, strategy="label"), idempotency_key=key)
+            )
+
+        house.emulator.hold(kind="generate")
+        runs = ask(at_first, "one")
+        until("the call", lambda: house.held())
+        with psycopg.connect(database) as connection:
+            ((before,),) = connection.execute(_SINGLES)
+        postgres.stop("immediate")
+        second.process.until_said("(?s)(cannot be asked for batches to go on with.*){5}")
+        with stopped(first):
+            postgres.start()
+            waits = ask(at_second, "one")
+            other = ask(at_second, "two")
+            until("the call of the other", lambda: house.held() == 2)
+        with psycopg.connect(database, autocommit=True) as connection:
+            ask_lease = f"{_SINGLES} WHERE idempotency_key = 'one'"
+            until("renewals", lambda: connection.execute(ask_lease).fetchone()[0] > before + 5)
+        house.emulator.remove()
+        results = [one.result() for one in (runs, waits, other)]
+    assert house.calls() == 2
+    assert not any(result.maybe_billed for result in results)
+    assert [result.message.replayed for result in results] == [False, True, False]
+
+
 # -- the store ---------------------------------------------------------------------------------------------------------
 
 

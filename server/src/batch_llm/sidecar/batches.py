@@ -324,23 +324,23 @@ class Batches:
     async def _pick_up(self) -> None:
         """Go on with batches that nobody runs, on strategies as they are now."""
         seconds = self._journal.lease_seconds / 3 if self._store.shared else _PICK_UP_SECONDS
-        away = False
+        settled = self._journal.settled
         while True:
             try:
                 await self._engine.registrations.refresh()
                 found = await self._store.resumable()
                 await self._look_again()
-                if away and self._store.shared:
+                if not settled.is_set() and self._store.shared:
                     # Those that live could not renew their leases either; now they do.
                     await self._sleep(self._journal.lease_seconds + LONGEST_PAUSE_SECONDS)
                     found = await self._store.resumable()
-                away = False
+                settled.set()
                 for batch_id in found:
                     await self._resume(batch_id)
             except StoreError as error:
-                level = logging.DEBUG if away else logging.WARNING  # once each time
+                level = logging.WARNING if settled.is_set() else logging.DEBUG  # once each time
                 logger.log(level, "the journal cannot be asked for batches to go on with: %s", error)
-                away = True
+                settled.clear()
             await self._sleep(seconds)
 
     async def _resume(self, batch_id: str) -> None:
