@@ -568,3 +568,18 @@ async def test_a_whole_store_has_no_problems(store: JournalStore) -> None:
             [begun, items(begun, 0, 2), Starts(begun.batch_id, begun.fence, (0, 1)), results(begun, 2, 1)]
         )
     assert [problem async for problem in problems(store)] == []
+
+
+async def test_what_is_erased_while_it_is_read_is_no_damage(store: JournalStore) -> None:
+    begun = begin()
+    await store.write([begun])
+    large = bytes(2**20)
+    for number in range(9):
+        await store.write([items(begun, number, payload=large), Starts("batch", begun.fence, (number,))])
+        await store.write([results(begun, number + 1, payload=large)])
+    reading = [store.items("batch"), store.results("batch"), store.starts("batch")]
+    for each in reading[:2]:
+        await anext(each)
+    assert await store.delete("batch")
+    for each in reading:
+        assert len([found async for found in each]) < 9

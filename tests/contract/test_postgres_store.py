@@ -16,7 +16,14 @@ import pytest
 
 from batch_llm.journal.check import problems
 from batch_llm.journal.postgres import TABLES, PostgresStore
-from batch_llm.journal.store import DamagedError, OutcomeUnknownError, Registration, Starts, StoreError
+from batch_llm.journal.store import (
+    BatchExistsError,
+    DamagedError,
+    OutcomeUnknownError,
+    Registration,
+    Starts,
+    StoreError,
+)
 from batch_llm.journal.writer import JournalWriter
 
 from .postgres import PostgresServer, running_server
@@ -383,3 +390,34 @@ async def test_erased_rows_are_gone(postgres: PostgresServer, store: PostgresSto
     with psycopg.connect(postgres.url) as connection:
         for table in ("batches", "items", "starts", "results"):
             assert connection.execute(f"SELECT count(*) FROM {schema}.{table}".encode()).fetchone() == (0,)
+
+
+async def test_batches_begun_at_two_sidecars_in_another_order_do_not_wait_for_each_other(
+    postgres: PostgresServer, schema: str
+) -> None:
+    async with opened(postgres.url, schema) as one, opened(postgres.url, schema) as two:
+        async with await psycopg.AsyncConnection.connect(postgres.url) as other:
+            # A third one is beginning "m", and holds up the first after its own "b".
+            await other.execute(f"SET search_path = {schema}".encode())
+            await other.execute(
+                "INSERT INTO batches VALUES (-1, 'm', '', 'OPEN', 0, 0, false, 0, 0, 0, '', '', 0, 0, 0, 0)"
+            )
+            first = asyncio.create_task(one.write([begin(batch_id) for batch_id in "bma"]))
+            await until_waiting(postgres, 1)
+            second = asyncio.create_task(two.write([begin(batch_id) for batch_id in "ab"]))
+            await until_waiting(postgres, 2)
+            await other.rollback()
+        await first
+        with pytest.raises(BatchExistsError):
+            await second
+
+
+async def until_waiting(server: PostgresServer, count: int) -> None:
+    """Wait until so many sessions of batch-llm wait for another's transaction."""
+    ask = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE application_name = 'batch-llm' AND wait_event_type = 'Lock' AND query LIKE 'INSERT INTO batches%'"
+    )
+    async with asyncio.timeout(60), await psycopg.AsyncConnection.connect(server.url, autocommit=True) as connection:
+        while (await (await connection.execute(ask.encode())).fetchone()) != (count,):  # noqa: ASYNC110  the server tells nobody
+            await asyncio.sleep(0.01)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from batch_llm_client import BatchClient, Result, ResumePolicy, WorkItem
-from batch_llm_client.errors import BatchLLMClientError
+from batch_llm_client.errors import BatchLLMClientError, NotFoundError
 from batchllm.v1 import batch_service_pb2 as pb
 from tests.contract.postgres import PostgresServer
 
@@ -96,6 +96,39 @@ def wait_for_renewals(database: str, job: Job) -> None:
     """Wait for longer than a lease."""
     before, _ = lease(database, job)
     until("renewals", lambda: lease(database, job)[0] > before + 3)
+
+
+# -- sidecars that differ ----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_stays_with_those_that_have_its_strategy(make_house: MakeHouse, database: str) -> None:
+    house = make_house(database)
+    later = {"BATCH_LLM_STRATEGIES__LATER": '{"provider": "gemini", "model": "gemini-2.5-flash"}'}
+    house.environment = later
+    (able,) = house.fleet(1)
+    house.emulator.hold(kind="generate")
+    job, doomed = (hand_over(house, able, 4, strategy="later") for _ in range(2))
+    until("calls that are held", lambda: house.held() == MAX_CONCURRENCY)
+    house.environment = {}
+    (unable,) = house.fleet(1)
+    _, fence = lease(database, job)
+    with BatchClient(unable.address) as client, pytest.raises(NotFoundError):
+        client.resume_batch(job.batch_id).__enter__()
+    assert lease(database, job)[1] == fence, "it was not taken away from the one that can go on with it"
+    other = hand_over(house, unable, 4)
+    able.process.kill()
+    for each in (job, doomed):
+        unable.process.until_said(f"batch '{each.batch_id}' cannot go on")
+    wait_for_renewals(database, other)
+    assert unable.process.said.count(f"batch '{job.batch_id}' ") == 2, "it says so once, and tries no more"
+    with psycopg.connect(database) as connection:
+        # What a sidecar leaves behind that ends before the owner has looked.
+        connection.execute("INSERT INTO batch_llm.asks VALUES (%s, 'CANCEL', 0)", (doomed.batch_id,))
+    until("the end", lambda: get(unable, doomed).state == pb.BATCH_STATE_CANCELLED)
+    house.emulator.remove()
+    house.environment = later
+    (third,) = house.fleet(1)
+    finish(house, third, job)
 
 
 # -- sidecars that end -------------------------------------------------------------------------------------------------
@@ -365,6 +398,46 @@ def test_an_idempotency_key_at_two_sidecars(make_house: MakeHouse, database: str
         assert house.calls() == 3
 
 
+def test_an_idempotency_key_while_postgres_is_away(
+    make_house: MakeHouse, postgres: PostgresServer, database: str
+) -> None:
+    """For longer than a lease: nobody takes its item over before the one that runs it could renew."""
+    house = make_house(database)
+    house.environment = {"BATCH_LLM_SERVER__LOG_LEVEL": "DEBUG"}
+    first, second = house.fleet(2)
+    with (
+        ThreadPoolExecutor(3) as threads,
+        BatchClient(first.address) as at_first,
+        BatchClient(second.address, resume_policy=ResumePolicy(max_tries=1000, max_backoff_seconds=0.2)) as at_second,
+    ):
+
+        def ask(client: BatchClient, key: str) -> Future[Result]:
+            return threads.submit(
+                lambda: client.process_item(WorkItem(key, key, strategy="label"), idempotency_key=key)
+            )
+
+        house.emulator.hold(kind="generate")
+        runs = ask(at_first, "one")
+        until("the call", lambda: house.held())
+        with psycopg.connect(database) as connection:
+            ((before,),) = connection.execute(_SINGLES)
+        postgres.stop("immediate")
+        second.process.until_said("(?s)(cannot be asked for batches to go on with.*){5}")
+        with stopped(first):
+            postgres.start()
+            waits = ask(at_second, "one")
+            other = ask(at_second, "two")
+            until("the call of the other", lambda: house.held() == 2)
+        with psycopg.connect(database, autocommit=True) as connection:
+            ask_lease = f"{_SINGLES} WHERE idempotency_key = 'one'"
+            until("renewals", lambda: connection.execute(ask_lease).fetchone()[0] > before + 5)
+        house.emulator.remove()
+        results = [one.result() for one in (runs, waits, other)]
+    assert house.calls() == 2
+    assert not any(result.maybe_billed for result in results)
+    assert [result.message.replayed for result in results] == [False, True, False]
+
+
 # -- the store ---------------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +446,7 @@ def test_postgres_is_restarted(
 ) -> None:
     """For longer than a lease: each keeps its batches, since none could have renewed."""
     house = make_house(database)
+    house.environment = {"BATCH_LLM_SERVER__LOG_LEVEL": "DEBUG"}
     members = house.fleet(2)
     house.emulator.hold(kind="generate")
     jobs = [hand_over(house, member) for member in members]
@@ -381,6 +455,7 @@ def test_postgres_is_restarted(
     postgres.stop("immediate" if random.random() < 0.5 else "fast")
     for member in members:
         member.process.until_said("(?s)(cannot be asked for batches to go on with.*){4}")
+        assert member.process.said.count("WARNING the journal cannot be asked") == 1, "it warns once"
     postgres.start()
     house.emulator.remove()
     finish(house, members[0], *jobs)

@@ -6,6 +6,7 @@ import importlib.metadata
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -298,6 +299,36 @@ def test_a_bad_configuration_is_explained_by_file_key_and_reason(tmp_path: Path,
         assert expected in done.stderr
         assert str(file) in done.stderr
         assert "Traceback" not in done.stderr
+
+
+_MAIN = "import sys; from batch_llm.sidecar.cli import main; sys.exit(main())"
+_WITHOUT_PSYCOPG = f"import sys; sys.modules['psycopg'] = None; {_MAIN}"
+
+
+@pytest.mark.parametrize(
+    ("program", "url", "expected"),
+    [
+        (
+            _WITHOUT_PSYCOPG,
+            "postgresql://host/database",
+            "journal.url: PostgreSQL needs an extra: pip install 'batch-llm[postgres]'\n",
+        ),
+        (
+            _MAIN,
+            "postgresql://host/database?color=red",
+            'journal.url: the url of PostgreSQL cannot be read: invalid URI query parameter: "color"; '
+            "write postgresql://host/database\n",
+        ),
+    ],
+)
+def test_a_database_that_cannot_be_used_at_all_is_explained(
+    tmp_path: Path, program: str, url: str, expected: str
+) -> None:
+    file = tmp_path / "sidecar.toml"
+    file.write_text(f'[server]\nstate_dir = "{tmp_path}"\n[journal]\nurl = "{url}"\n')
+    command = [sys.executable, "-c", program, "serve", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, expected)
 
 
 def test_a_missing_file_and_a_directory_that_cannot_be_are_explained(tmp_path: Path) -> None:

@@ -290,6 +290,12 @@ def test_a_schemas_mistake_is_told_once_and_in_short(write: Write) -> None:
     assert len(message) < 600
 
 
+def test_a_password_in_a_url_that_is_refused_is_not_told(write: Write) -> None:
+    message = refusal(write('[journal]\nurl = "postgresql+psycopg://batch:secret@host/database"'))
+    assert "journal.url: must be sqlite, sqlite:///path, postgresql://… or memory" in message
+    assert "secret" not in message
+
+
 def test_each_mistake_has_a_line(write: Write) -> None:
     lines = refusal(write('[server]\nmax_concurrency = 0\nlog_level = "LOUD"\nport = 5')).splitlines()
     assert len(lines) == 3

@@ -315,7 +315,8 @@ class PostgresStore(TableStore):
         now: float,
         writes: Sequence[Write],
     ) -> None:
-        changed = [(batch_id, batch) for batch_id, batch in done.batches.items() if batch.changed]
+        # Sorted, so that two sidecars that begin the same ones do not wait for each other.
+        changed = [(batch_id, batch) for batch_id, batch in sorted(done.batches.items()) if batch.changed]
         rows = {
             _NEW_BATCH: [batch.row for batch_id, batch in changed if batch_id not in known],
             _SET_BATCH: [(*batch.row, batch.key) for batch_id, batch in changed if batch_id in known],

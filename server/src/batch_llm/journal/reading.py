@@ -99,7 +99,7 @@ class TableStore(JournalStore):
             if following > from_index:
                 yield Items(batch_id, 0, number, count, payload)
         if following < batch.record.items and from_index < batch.record.items:
-            self._damaged(f"batch {batch_id!r}: items {following} to {batch.record.items - 1} are missing", damaged)
+            await self._missing(batch, f"items {following} to {batch.record.items - 1}", damaged)
 
     async def results(
         self, batch_id: str, after_sequence: int = 0, damaged: Damaged | None = None
@@ -121,7 +121,7 @@ class TableStore(JournalStore):
             yield Results(batch_id, 0, both[:half], both[half:], failed, payload)
         if not after_sequence and seen < batch.record.results:
             lost = batch.record.results - seen
-            self._damaged(f"batch {batch_id!r}: {lost} of {batch.record.results} results are missing", damaged)
+            await self._missing(batch, f"{lost} of {batch.record.results} results", damaged)
 
     async def starts(self, batch_id: str, damaged: Damaged | None = None) -> AsyncIterator[Sequence[int]]:
         """See `JournalStore`."""
@@ -136,7 +136,7 @@ class TableStore(JournalStore):
             seen += 1
             yield unpack(indexes)
         if seen < batch.starts:
-            self._damaged(f"batch {batch_id!r}: {batch.starts - seen} records of starts are missing", damaged)
+            await self._missing(batch, f"{batch.starts - seen} records of starts", damaged)
 
     async def strategies(
         self, names: Sequence[str] | None = None, damaged: Damaged | None = None
@@ -174,6 +174,12 @@ class TableStore(JournalStore):
         if check != single_checksum(single, written):
             self._damaged(f"the record of idempotency key {key!r} does not have its checksum", None)
         return single
+
+    async def _missing(self, batch: Batch, what: str, damaged: Damaged | None) -> None:
+        """Tell of damage, unless the batch was erased while it was read."""
+        row = await self._batch_row(batch.record.batch_id)
+        if row is not None and row[0] == batch.key:
+            self._damaged(f"batch {batch.record.batch_id!r}: {what} are missing", damaged)
 
     def _damaged(self, what: str, damaged: Damaged | None) -> None:
         if damaged is None:

@@ -52,7 +52,7 @@ class Postgres:
             given = psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.ProgrammingError as error:
             raise UnavailableError(
-                f"the url of PostgreSQL cannot be read: {error}; write postgresql://host/database"
+                f"the url of PostgreSQL cannot be read: {one_line(error)}; write postgresql://host/database"
             ) from None
         self.psycopg = psycopg
         self.schema = schema

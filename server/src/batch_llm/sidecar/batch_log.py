@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,14 +19,30 @@ from . import mapping
 _RECORD_BYTES = 1024 * 1024
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """A store that is open, its writer, and the sidecar's name in it."""
+    """A store that is open, its writer, and the sidecar's name in it.
+
+    Args:
+        store: it.
+        writer: to it.
+        owner: this sidecar's name.
+        lease_seconds: how long leases are.
+        settled: cleared from when the store is lost until all who hold leases have had time to renew them; what others
+            held is not taken over meanwhile.
+    """
 
     store: JournalStore
     writer: JournalWriter
     owner: str
     lease_seconds: float
+    settled: asyncio.Event = field(default_factory=_set)
 
 
 class Ended(NamedTuple):

@@ -70,6 +70,8 @@ class Batches:
         self._owners_rounds: list[asyncio.Task[None]] = []
         self._draining = False
         self._waits: set[str] = set()
+        # Batches that stopped here for want of a strategy, and its name; another sidecar may have it.
+        self._unable: dict[str, str] = {}
 
     def start(self) -> None:
         """Go on with detached batches, and begin what is done from time to time."""
@@ -88,7 +90,7 @@ class Batches:
         batch_id = opening.batch_id or f"batch-{uuid.uuid4().hex}"
         async with self._door(batch_id):
             await self._engine.registrations.catch_up(opening.strategy)
-            batch = await self._take_up(batch_id, asking=True)
+            batch = await self._take_up(batch_id, opening)
             if batch is None:
                 batch = await self._begin(batch_id, opening)
             try:
@@ -127,12 +129,12 @@ class Batches:
             raise batch_in_use(batch_id)  # erased in between, by another sidecar
         return self._add(record, Recovery())
 
-    async def _take_up(self, batch_id: str, *, asking: bool = False) -> LiveBatch | None:
+    async def _take_up(self, batch_id: str, reopening: pb.OpenBatch | None = None) -> LiveBatch | None:
         """A batch that this sidecar runs, or from the journal; None: there is none of this id.
 
         Args:
             batch_id: the batch.
-            asking: whether another sidecar that has it is asked for it.
+            reopening: what a client opens it with; another sidecar that has it is asked for it then.
         """
         batch = self._live.get(batch_id)
         if batch is not None:
@@ -144,9 +146,15 @@ class Batches:
         record = await self._store.get(batch_id)
         if record is None:
             return None
-        await self._engine.registrations.catch_up(pb.OpenBatch.FromString(record.opening).strategy)
+        strategy = pb.OpenBatch.FromString(record.opening).strategy
+        await self._engine.registrations.catch_up(strategy)
         if not record.state.ended:
-            record = await (self._owners.ask_for(batch_id) if asking else self._owners.claim(batch_id))
+            if reopening is None:
+                record = await self._owners.claim(batch_id)
+            else:
+                if in_force := reopening.strategy or strategy:
+                    self._engine.catalogue.get(in_force)  # else it stays with one that can go on with it
+                record = await self._owners.ask_for(batch_id)
             if record is None:
                 raise HeldElsewhereError(batch_id) if self._store.shared else batch_in_use(batch_id)
         if record.state.ended:  # perhaps while it was waited for
@@ -177,6 +185,9 @@ class Batches:
     def _on_closed(self, batch: LiveBatch) -> None:
         if self._live.get(batch.batch_id) is batch:
             del self._live[batch.batch_id]
+            self._unable.pop(batch.batch_id, None)
+            if isinstance(failure := batch.failure, BatchLLMError) and "strategy" in failure.metadata:
+                self._unable[batch.batch_id] = failure.metadata["strategy"]
 
     def _door(self, batch_id: str) -> asyncio.Lock:
         """Whoever takes a batch up goes through here, one at a time."""
@@ -313,26 +324,28 @@ class Batches:
     async def _pick_up(self) -> None:
         """Go on with batches that nobody runs, on strategies as they are now."""
         seconds = self._journal.lease_seconds / 3 if self._store.shared else _PICK_UP_SECONDS
-        away = False
+        settled = self._journal.settled
         while True:
             try:
                 await self._engine.registrations.refresh()
                 found = await self._store.resumable()
-                if away:
+                await self._look_again()
+                if not settled.is_set() and self._store.shared:
                     # Those that live could not renew their leases either; now they do.
                     await self._sleep(self._journal.lease_seconds + LONGEST_PAUSE_SECONDS)
                     found = await self._store.resumable()
-                away = False
+                settled.set()
                 for batch_id in found:
                     await self._resume(batch_id)
             except StoreError as error:
-                away = self._store.shared
-                logger.warning("the journal cannot be asked for batches to go on with: %s", error)
+                level = logging.WARNING if settled.is_set() else logging.DEBUG  # once each time
+                logger.log(level, "the journal cannot be asked for batches to go on with: %s", error)
+                settled.clear()
             await self._sleep(seconds)
 
     async def _resume(self, batch_id: str) -> None:
         async with self._door(batch_id):
-            if batch_id in self._live:
+            if batch_id in self._live or batch_id in self._unable:
                 return
             try:
                 await self._take_up(batch_id)
@@ -343,6 +356,16 @@ class Batches:
                 if batch_id not in self._waits:
                     logger.warning("batch %r cannot go on: %s", batch_id, error)
                 self._waits.add(batch_id)
+
+    async def _look_again(self) -> None:
+        """Forget that batches could not go on here where they now can, be it to be cancelled."""
+        if self._unable:
+            asked = await self._store.asked([*self._unable])
+            self._unable = {
+                batch_id: missing
+                for batch_id, missing in self._unable.items()
+                if self._engine.catalogue.find(missing) is None and asked.get(batch_id) is not Ask.CANCEL
+            }
 
     async def _erase_old(self) -> None:
         seconds = self._retention_seconds

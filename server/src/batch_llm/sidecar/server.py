@@ -63,7 +63,7 @@ class Sidecar:
         settings: the operator's.
 
     Raises:
-        ConfigError: an address or the state directory cannot be used.
+        ConfigError: the state directory or the journal's url cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -75,9 +75,12 @@ class Sidecar:
             raise ConfigError(
                 f"server.state_dir: {state_dir / 'caches.db'}: {error}; delete the file, caches are then created anew"
             ) from None
-        self._journal = journal(settings.journal, state_dir)
-        self._fleet_registry = fleet_registry(settings.journal)
-        self._fleet = fleet_budgets(settings)
+        try:
+            self._journal = journal(settings.journal, state_dir)
+            self._fleet_registry = fleet_registry(settings.journal)
+            self._fleet = fleet_budgets(settings)
+        except (StoreError, PostgresError) as error:
+            raise ConfigError(f"journal.url: {error}") from None
         self._providers = Providers(settings.providers, self._registry, state_dir, self._fleet_registry, self._fleet)
         self._catalogue = Catalogue(self._providers)
         self._catalogue.declare(settings.strategies)

@@ -115,7 +115,8 @@ class SingleItems:
         """Whether another sidecar runs it."""
         if not self._store.shared or known.owner in {"", self._journal.owner}:
             return False
-        return known.lease_until > await self._store.now()
+        # While the store was away nobody could renew, nor record a result.
+        return not self._journal.settled.is_set() or known.lease_until > await self._store.now()
 
     async def _run_leased(self, item: work_pb2.WorkItem, begun: Single) -> work_pb2.WorkItemResult:
         renewing = asyncio.create_task(self._renew(begun)) if self._store.shared else None

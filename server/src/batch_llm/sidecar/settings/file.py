@@ -158,8 +158,10 @@ def explain(error: ValidationError, where: str = "", variables: _Variables | Non
             reason += f"; known: {', '.join(PROVIDER_KINDS)}"
         elif problem["type"] == "extra_forbidden":
             reason = "unknown key; `batch-llm-sidecar settings` lists the known ones"
-        elif key.endswith(".api_key_env"):
-            pass  # whoever takes it for the key's own place must not find the key in a log
+        elif key.endswith((".api_key_env", "journal.url")):
+            # Whoever takes the one for the key's own place must not find the key in a log; the other may hold a
+            # password.
+            pass
         elif problem["type"] != "missing" and isinstance(problem["input"], str | int | float | bool):
             given = repr(problem["input"])
             reason += f" (got {given if len(given) <= _LONGEST_SHOWN else given[:_LONGEST_SHOWN] + '…'})"
