@@ -493,6 +493,14 @@ def test_what_does_not_fit_a_batch_is_refused_by_field(house: House) -> None:
         assert good.half_close().rest() == []
 
 
+def test_going_on_with_a_batch_that_was_erased_says_so(house: House) -> None:
+    house.up()
+    house.stream(batch_id="gone").send(*work("a")).half_close().rest()
+    house.ask("DeleteBatch", pb.DeleteBatchRequest(batch_id="gone"))
+    with pytest.raises(grpc.RpcError, match="no batch 'gone': it was never opened here, or was erased; .* anew"):
+        house.stream(batch_id="gone", resume_after_sequence=1)
+
+
 def test_the_order_of_results_is_the_one_that_a_batch_began_with(house: House) -> None:
     house.up()
     house.stream(result_order=pb.RESULT_ORDER_SUBMISSION).send(*work("a")).until(results=1).drop()
