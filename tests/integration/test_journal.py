@@ -497,7 +497,7 @@ def test_going_on_with_a_batch_that_was_erased_says_so(house: House) -> None:
     house.up()
     house.stream(batch_id="gone").send(*work("a")).half_close().rest()
     house.ask("DeleteBatch", pb.DeleteBatchRequest(batch_id="gone"))
-    with pytest.raises(grpc.RpcError, match="no batch 'gone': it was never opened here, or was erased; .* anew"):
+    with pytest.raises(grpc.RpcError, match=r"no batch 'gone': it was never opened here, or was erased; .* anew"):
         house.stream(batch_id="gone", resume_after_sequence=1)
 
 

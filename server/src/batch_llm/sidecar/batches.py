@@ -105,8 +105,8 @@ class Batches:
         if opening.resume_after_sequence:
             raise invalid(
                 "resume_after_sequence",
-                f"is {opening.resume_after_sequence}, but there is no batch {batch_id!r}: it was never opened here, or was "
-                "erased; to run it anew leave this out, and begin a new file of results",
+                f"is {opening.resume_after_sequence}, but there is no batch {batch_id!r}: it was never opened here, "
+                "or was erased; to run it anew leave this out, and begin a new file of results",
             )
         recorded = pb.OpenBatch()
         recorded.CopyFrom(opening)
