@@ -211,6 +211,16 @@ def test_a_stream_attaches_to_a_detached_batch_that_runs(house: House) -> None:
         check_totals(second, 2000)
 
 
+def test_a_client_that_looks_at_a_detached_batch_does_not_stop_it(house: House) -> None:
+    house.up()
+    house.stream(detach=True, strategy="narrow").send(*many("hold", range(20))).until(received=20).drop()
+    house.wait_for_calls(1)
+    house.stream().send(*work("hold20")).until(received=1).drop()
+    assert house.info().detach
+    house.open_the_gate()
+    house.wait_until(lambda info: info.done == 21)
+
+
 def test_a_batch_is_open_once(house: House) -> None:
     house.up()
     with house.stream().send(*work("hold0")).until(received=1):
