@@ -215,6 +215,37 @@ async def test_each_record_has_a_checksum(sqlite_path: Path, table: str, how: st
         assert [problem async for problem in problems(store)]
 
 
+@pytest.mark.parametrize("wrong", ["'text'", "x'ff'", "1.5", "-1", "1 << 40", "CAST(x'ff80' AS TEXT)", "x''"])
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        *(("batches", column) for column in ("batch_id", "opening", "state", "items", "results", "starts")),
+        *(("items", column) for column in ("count", "checksum", "payload")),
+        *(("results", column) for column in ("checksum", "numbers", "payload")),
+        *(("starts", column) for column in ("checksum", "indexes")),
+    ],
+)
+async def test_damage_that_makes_a_value_another_kind_is_found_like_any_other(
+    sqlite_path: Path, table: str, column: str, wrong: str
+) -> None:
+    await filled(sqlite_path, 2)
+    with sqlite3.connect(sqlite_path) as db:
+        changed = f"rowid = (SELECT max(rowid) FROM {table}) AND {column} IS NOT {wrong}"
+        changes = db.execute(f"UPDATE {table} SET {column} = {wrong} WHERE {changed}").rowcount
+    db.close()
+    async with opened(sqlite_path, inspect=True) as store:
+        assert bool([problem async for problem in problems(store)]) == bool(changes)
+
+
+async def test_bytes_that_are_taken_for_text_are_whole(sqlite_path: Path) -> None:
+    await filled(sqlite_path, 2)
+    with sqlite3.connect(sqlite_path) as db:
+        db.execute("UPDATE batches SET opening = CAST(opening AS TEXT)")
+    db.close()
+    async with opened(sqlite_path) as store:
+        assert [problem async for problem in problems(store)] == []
+
+
 async def test_damage_in_a_batch_that_ended_is_found_where_it_is_read(sqlite_path: Path) -> None:
     async with opened(sqlite_path) as store:
         begun = begin()

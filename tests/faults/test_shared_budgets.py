@@ -49,9 +49,7 @@ class Fleet:
     def __init__(self, folder: Path, emulator: GeminiEmulator, database: str) -> None:
         self.emulator = emulator
         self.database = database
-        self._sockets = tempfile.mkdtemp(
-            prefix="faults-"
-        )  # a socket's path must be short, and pytest's folders are not
+        self._sockets = tempfile.mkdtemp(prefix="faults-")  # a socket's path must be short; pytest's folders are not
         self.sidecars: list[Process] = []
         self.targets: list[str] = []
         for number in range(_SIDECARS):
@@ -84,7 +82,7 @@ class Fleet:
     def waiting(self) -> int:
         """How many sidecars wait in line."""
         with psycopg.connect(self.database) as connection:
-            ask = "SELECT json_array_length(state::json -> 'line') FROM batch_llm.budgets"
+            ask = "SELECT json_array_length(state::json -> 'line') FROM batch_llm.budgets WHERE state <> ''"
             rows = connection.execute(ask).fetchall()
             return int(rows[0][0]) if rows else 0
 

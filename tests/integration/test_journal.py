@@ -211,6 +211,16 @@ def test_a_stream_attaches_to_a_detached_batch_that_runs(house: House) -> None:
         check_totals(second, 2000)
 
 
+def test_a_client_that_looks_at_a_detached_batch_does_not_stop_it(house: House) -> None:
+    house.up()
+    house.stream(detach=True, strategy="narrow").send(*many("hold", range(20))).until(received=20).drop()
+    house.wait_for_calls(1)
+    house.stream().send(*work("hold20")).until(received=1).drop()
+    assert house.info().detach
+    house.open_the_gate()
+    house.wait_until(lambda info: info.done == 21)
+
+
 def test_a_batch_is_open_once(house: House) -> None:
     house.up()
     with house.stream().send(*work("hold0")).until(received=1):
@@ -491,6 +501,14 @@ def test_what_does_not_fit_a_batch_is_refused_by_field(house: House) -> None:
         assert (failure.value.details() or "").startswith(at_fault)
     with house.stream(resume_after_sequence=1, result_order=pb.RESULT_ORDER_COMPLETION) as good:
         assert good.half_close().rest() == []
+
+
+def test_going_on_with_a_batch_that_was_erased_says_so(house: House) -> None:
+    house.up()
+    house.stream(batch_id="gone").send(*work("a")).half_close().rest()
+    house.ask("DeleteBatch", pb.DeleteBatchRequest(batch_id="gone"))
+    with pytest.raises(grpc.RpcError, match=r"no batch 'gone': it was never opened here, or was erased; .* anew"):
+        house.stream(batch_id="gone", resume_after_sequence=1)
 
 
 def test_the_order_of_results_is_the_one_that_a_batch_began_with(house: House) -> None:

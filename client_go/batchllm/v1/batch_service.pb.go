@@ -868,7 +868,7 @@ type OpenBatch struct {
 	// Of a batch that exists: send the results after this sequence again; those up to it were received. 0: all of them.
 	// Negative, or beyond the last one: INVALID_FIELD.
 	ResumeAfterSequence int64 `protobuf:"varint,6,opt,name=resume_after_sequence,json=resumeAfterSequence,proto3" json:"resume_after_sequence,omitempty"`
-	// Go on with what is accepted when the client goes away.
+	// Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
 	Detach        bool `protobuf:"varint,7,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,5 +1,6 @@
 """A small sidecar to talk to: a real gRPC server in this process whose answers the tests script."""
 
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,14 @@ from batchllm.v1.errors_pb2 import ErrorReason
 from batchllm.v1.strategy_service_pb2_grpc import StrategyServiceServicer, add_StrategyServiceServicer_to_server
 
 Response = batch_pb2.ProcessBatchResponse
+
 Script = Callable[[Iterator[batch_pb2.ProcessBatchRequest], grpc.ServicerContext], Iterator[Response]]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> None:
+    """SIGINT is not ignored, as it is in what a shell runs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -364,6 +365,16 @@ def test_what_to_do_to_go_on(sidecar, rows: Path, tmp_path: Path, capsys) -> Non
     assert f"to go on: the same command with --batch-id {batch_id} --resume --out {out}" in " ".join(told.split())
     assert main(command(sidecar, "run", rows, "--out", out, "--batch-id", batch_id, "--resume")) == 0
     assert sequences(out) == list(range(1, 11))
+
+
+def test_what_to_do_to_go_on_can_be_pasted_into_a_shell(sidecar, rows: Path, tmp_path: Path, capsys) -> None:
+    sidecar.faults = [Fault("result", 4, grpc.StatusCode.NOT_FOUND)]
+    out = tmp_path / "my results.jsonl"
+    assert main(command(sidecar, "run", rows, "--out", out, "--batch-id", "it's night")) == 2
+    (advice,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("to go on: ")]
+    assert shlex.split(advice.partition(" with ")[2]) == ["--batch-id", "it's night", "--resume", "--out", str(out)]
+    assert main(command(sidecar, "run", rows, "--batch-id", "its night", "--detach")) == 0
+    assert "--batch-id 'its night' --resume" in capsys.readouterr().err
 
 
 def test_what_is_right_is_counted_in_this_run(sidecar, tickets: Path, tmp_path: Path, capsys) -> None:

@@ -40,6 +40,13 @@ def test_a_stream_that_others_cancel_is_no_interrupt() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_where_it_is_ignored_it_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with cancelled_by_interrupt(lambda: pytest.fail("cancelled")):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_beside_the_main_thread_signals_are_left_alone() -> None:
     found = []
 

@@ -14,7 +14,7 @@ import pytest
 
 from batch_llm.executor import Executor
 from batch_llm.journal.memory import MemoryStore
-from batch_llm.journal.store import Change, FencedError, Items, Results, Starts, StoreError, Write
+from batch_llm.journal.store import Change, DamagedError, FencedError, Items, Results, Starts, StoreError, Write
 from batch_llm.journal.writer import JournalWriter
 from batch_llm.model import BatchLLMError, BatchTotals, ErrorReason, ProviderError, Receipt, TokenUsage, WorkItemResult
 from batch_llm.shared import SharedStrategy
@@ -450,3 +450,29 @@ async def test_what_a_batch_in_memory_left_is_forgotten_after_a_while(house: Hou
     assert await house.store.get("b") is not None, "it is young"
     await house.batches._forget(time.time() + 60)
     assert await house.store.get("b") is None
+
+
+async def test_what_is_done_from_time_to_time_outlives_damage(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = {"resumable": 0, "expire": 0}
+    rounds = asyncio.Semaphore(0)
+
+    def damaged(name: str) -> Callable[..., Any]:
+        async def ask(*_: object) -> None:
+            tries[name] += 1
+            raise DamagedError("a page is damaged")
+
+        return ask
+
+    for name in tries:
+        monkeypatch.setattr(house.store, name, damaged(name))
+
+    async def next_round(_: float) -> None:
+        await rounds.acquire()
+
+    batches = Batches(house.engine, retention_seconds=60, sleep=next_round)
+    batches.start()
+    await until(lambda: min(tries.values()) == 1)
+    rounds.release()
+    rounds.release()
+    await until(lambda: min(tries.values()) == 2)
+    await batches.drain(5)

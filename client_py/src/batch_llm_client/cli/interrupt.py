@@ -17,7 +17,8 @@ def cancelled_by_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
     Python would raise it at any instruction of the main thread, also within `threading.Condition`, on which grpc waits:
     its lock would be left as nobody expects it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as a shell has it for what runs in the background
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield  # signals are the business of whoever runs this
         return
     interrupted = False

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -59,8 +60,9 @@ def run(options: argparse.Namespace) -> int:
         right = f"{tally.right} of {tally.done} ({percent(tally.right, tally.done):.1f} %)"
         _print(console, f"expected {row.expect_field} right: {right}{' in this run' if tally.before else ''}")
     if code in {EXIT_INTERRUPTED, EXIT_ERROR} and tally.batch_id:
-        out_file = "FILE" if options.out == STDOUT else options.out
-        _print(console, f"to go on: the same command with --batch-id {tally.batch_id} --resume --out {out_file}")
+        out_file = "FILE" if options.out == STDOUT else shlex.quote(options.out)
+        name = shlex.quote(tally.batch_id)
+        _print(console, f"to go on: the same command with --batch-id {name} --resume --out {out_file}")
     return code
 
 
@@ -95,7 +97,8 @@ def _hand_over(options: argparse.Namespace, source: RowSource, console: Console)
         print(batch.batch_id)
     if not options.quiet:
         _print(console, f"the sidecar holds {held:,} items and goes on; {source.bad:,} bad rows were passed over")
-        _print(console, f"for the results: the same command with --batch-id {batch.batch_id} --resume --out FILE")
+        name = shlex.quote(batch.batch_id)
+        _print(console, f"for the results: the same command with --batch-id {name} --resume --out FILE")
     return EXIT_SOME_FAILED if source.bad else 0
 
 

@@ -37,4 +37,6 @@ async def batches(store: JournalStore, states: Sequence[BatchState], damaged: Da
     while page := await store.list(_PAGE, after, states, damaged):
         for record in page:
             yield record
+        if page[-1].batch_id == after:
+            break  # a damaged id does not sort as it reads
         after = page[-1].batch_id

@@ -27,7 +27,7 @@ from .records import (
     single_checksum,
     single_keys,
 )
-from .sqlite_files import Lock, check_log, check_presence, explain
+from .sqlite_files import Lock, check_log, check_presence, explain, text_of, typed
 from .store import ENDED, BatchRecord, BatchState, DamagedError, SingleRecord, StoreError, StrategyExistsError, Write
 
 logger = logging.getLogger("batch_llm.journal")
@@ -257,9 +257,11 @@ class SqliteStore(TableStore):
             raise DamagedError(f"{self._path} is empty: no journal was ever written to it")
 
     def _connect(self, mode: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        db = sqlite3.connect(
             f"{self._path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
         )
+        db.row_factory, db.text_factory = typed, text_of
+        return db
 
     def _version(self) -> int:
         """The schema's; 0: there is none yet."""

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import struct
 from pathlib import Path
+from typing import Any
 
 from .reading import WAY_ON
 from .store import DamagedError, StoreError
@@ -18,6 +19,13 @@ _MAGIC = {0x377F0682: "<6I", 0x377F0683: ">6I"}
 _INDEX_FRAMES = 16
 
 _NO_ROOM_BYTES = 2**20
+
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("opening", "result", "payload", "numbers", "indexes", "digest", "spec"), bytes),
+    **dict.fromkeys(("batch_id", "state", "owner", "idempotency_key", "name"), str),
+    **dict.fromkeys(("detach", "items", "results", "failed", "fence", "starts", "count", "checksum"), int),
+    **dict.fromkeys(("create_time", "update_time", "lease_until", "time"), float),
+}
 
 
 class Lock:
@@ -139,6 +147,33 @@ def _frames_taken(path: Path) -> int:
     return int(struct.unpack_from("=I", index, _INDEX_FRAMES)[0])
 
 
+def typed(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row factory: each value is of its column's kind, so that only its checksum need say whether it is damaged.
+
+    SQLite keeps a kind with each value; one bit that is wrong there makes bytes a text, or a number bytes.
+    """
+    kinds = [_KINDS.get(column[0]) for column in cursor.description]
+    return tuple(
+        [
+            value if kind is None or type(value) is kind else _as(kind, value)
+            for kind, value in zip(kinds, row, strict=True)
+        ]
+    )
+
+
+def text_of(raw: bytes) -> str:
+    """A text factory: one that is damaged does not keep its row from being read."""
+    return raw.decode(errors="replace")
+
+
+def _as(kind: type, value: object) -> object:
+    if kind is bytes and isinstance(value, str):
+        return value.encode()
+    if kind is str:
+        return text_of(value) if isinstance(value, bytes) else str(value)
+    return kind()
+
+
 def explain(error: sqlite3.Error | OSError, path: Path) -> Exception:
     """The error of ours that one of SQLite's or of the system's stands for, with the way out."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -147,7 +182,9 @@ def explain(error: sqlite3.Error | OSError, path: Path) -> Exception:
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return DamagedError(f"{path} is damaged: {error}; {WAY_ON}")
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_room(path)):
-        return StoreError(f"{path}: {error}: make room on the disk, or delete finished batches", full=True)
+        return StoreError(
+            f"{path}: {error}: make room on the disk; then finished batches can be deleted too", full=True
+        )
     if code == sqlite3.SQLITE_READONLY or isinstance(error, PermissionError):
         return StoreError(f"{path}: {error}: make server.state_dir writable for the sidecar")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:

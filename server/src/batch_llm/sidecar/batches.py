@@ -107,7 +107,8 @@ class Batches:
         if opening.resume_after_sequence:
             raise invalid(
                 "resume_after_sequence",
-                f"is {opening.resume_after_sequence}, but there is no batch {batch_id!r} yet; leave it out",
+                f"is {opening.resume_after_sequence}, but there is no batch {batch_id!r}: it was never opened here, "
+                "or was erased; to run it anew leave this out, and begin a new file of results",
             )
         recorded = pb.OpenBatch()
         recorded.CopyFrom(opening)
@@ -337,7 +338,7 @@ class Batches:
                 settled.set()
                 for batch_id in found:
                     await self._resume(batch_id)
-            except StoreError as error:
+            except (StoreError, DamagedError) as error:
                 level = logging.WARNING if settled.is_set() else logging.DEBUG  # once each time
                 logger.log(level, "the journal cannot be asked for batches to go on with: %s", error)
                 settled.clear()
@@ -377,7 +378,7 @@ class Batches:
                     logger.info("%d batch(es) that ended over %g s ago erased", erased, seconds)
                 if not self._store.durable:
                     await self._forget(time.time() - seconds)
-            except StoreError as error:
+            except (StoreError, DamagedError) as error:
                 logger.warning("old batches cannot be erased now: %s", error)
             await self._sleep(min(_RETENTION_ROUND_SECONDS, max(seconds / 2, 1.0)))
 

@@ -35,6 +35,7 @@ def merged(opening: pb.OpenBatch, known: pb.OpenBatch, batch_id: str, sequence: 
     in_force.CopyFrom(opening)
     in_force.strategy = opening.strategy or known.strategy
     in_force.result_order = order
+    in_force.detach = opening.detach or known.detach  # who looks at its results does not take it over
     in_force.ClearField("resume_after_sequence")
     if not opening.labels:
         in_force.labels.update(known.labels)

@@ -193,7 +193,7 @@ export interface OpenBatch {
    * Negative, or beyond the last one: INVALID_FIELD.
    */
   resumeAfterSequence: bigint;
-  /** Go on with what is accepted when the client goes away. */
+  /** Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. */
   detach: boolean;
 }
 
