@@ -315,7 +315,7 @@ java.lang.String defaultValue) {
   private boolean detach_ = false;
   /**
    * <pre>
-   * Go on with what is accepted when the client goes away.
+   * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
    * </pre>
    *
    * <code>bool detach = 7;</code>
@@ -1314,7 +1314,7 @@ java.lang.String defaultValue) {
     private boolean detach_ ;
     /**
      * <pre>
-     * Go on with what is accepted when the client goes away.
+     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
      * </pre>
      *
      * <code>bool detach = 7;</code>
@@ -1326,7 +1326,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * Go on with what is accepted when the client goes away.
+     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
      * </pre>
      *
      * <code>bool detach = 7;</code>
@@ -1342,7 +1342,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * Go on with what is accepted when the client goes away.
+     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
      * </pre>
      *
      * <code>bool detach = 7;</code>

@@ -149,7 +149,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * Go on with what is accepted when the client goes away.
+   * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
    * </pre>
    *
    * <code>bool detach = 7;</code>
