@@ -1,6 +1,7 @@
 """Speed, start and memory of a sidecar with the simulated provider: `make bench`.
 
-Figures of one run on one machine; compare rows of a run, not runs. Options: --items N for the long stream.
+Figures of one run on one machine; compare rows of a run, not runs. Options: --items N for the long stream, and for the
+journal that a killed sidecar leaves.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from batch_llm import LLMWorkItem, ParallelBatchProcessor
 from batch_llm.strategies.simulated import SimulatedStrategy
-from batch_llm_client import BatchClient, WorkItem
+from batch_llm_client import BatchClient, BatchLLMClientError, WorkItem
 
 CONFIG = """
+[journal]
+url = "{journal}"
 [providers.simulated]
 kind = "simulated"
 [strategies.echo]
@@ -31,14 +34,19 @@ LATENCY_CALLS = 2000
 
 
 @contextmanager
-def sidecar() -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
-    """A sidecar's target, its process, and the seconds from exec to SERVING."""
+def sidecar(journal: str = "sqlite", state: str = "") -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
+    """A sidecar's target, its process, and the seconds from exec to SERVING.
+
+    Args:
+        journal: its url.
+        state: a folder that outlives it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "sidecar.toml")
-        config.write_text(CONFIG)
+        config.write_text(CONFIG.format(journal=journal))
         target = f"unix:{folder}/bench.sock"
         command = [Path(sys.executable).with_name("batch-llm-sidecar"), "serve", "--config", str(config)]
-        command += ["--listen", target, "--state-dir", f"{folder}/state"]
+        command += ["--listen", target, "--state-dir", state or f"{folder}/state"]
         started = time.perf_counter()
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
         assert process.stderr is not None
@@ -52,9 +60,9 @@ def sidecar() -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
             process.communicate(timeout=60)
 
 
-def rss_megabytes(process: subprocess.Popen[bytes]) -> float:
+def rss_megabytes(process: subprocess.Popen[bytes], which: str = "VmRSS") -> float:
     status = Path(f"/proc/{process.pid}/status").read_text()
-    (kilobytes,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")]
+    (kilobytes,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{which}:")]
     return kilobytes / 1024
 
 
@@ -105,6 +113,28 @@ def memory(client: BatchClient, process: subprocess.Popen[bytes], count: int) ->
     return marks
 
 
+def killed(count: int) -> None:
+    """A sidecar that is killed with nine tenths of a batch done, and its successor, which replays them and goes on."""
+    with tempfile.TemporaryDirectory() as state:
+        with sidecar(state=state) as (target, process, _), BatchClient(target) as client:
+            batch = client.process_batch(items(count), strategy="echo", batch_id="large", detach=True, resume=False)
+            with batch, suppress(BatchLLMClientError):
+                for done, _ in enumerate(batch, 1):
+                    if done == count * 9 // 10:
+                        process.kill()
+        with sidecar(state=state) as (target, process, serving), BatchClient(target) as client:
+            show(f"exec to SERVING, {count * 9 // 10:,} results in the journal", f"{serving:.2f} s")
+            started = time.perf_counter()
+            with client.process_batch(items(count), strategy="echo", batch_id="large") as batch:
+                first = next(batch)
+                show("to the first replayed result", f"{time.perf_counter() - started:.2f} s")
+                seen = 1 + sum(1 for _ in batch)
+                rate = seen / (time.perf_counter() - started)
+            assert (first.sequence, seen, batch.totals.succeeded) == (1, count, count)
+            show("all sent again, replayed or run", f"{rate:,.0f} items/s")
+            show("peak memory (RSS) of replaying", f"{rss_megabytes(process, 'VmHWM'):.0f} MiB", "flat")
+
+
 def show(name: str, value: str, goal: str = "") -> None:
     print(f"{name:<58}{value:>16}  {goal}", flush=True)
 
@@ -124,11 +154,14 @@ def main() -> None:
 
     engine = asyncio.run(in_process(100_000))
     show("engine in-process, 256 workers", f"{engine:,.0f} items/s")
-    with sidecar() as (target, process, _):
-        with BatchClient(target) as client:
+    with sidecar("memory") as (plain, _, _), sidecar() as (target, process, _):
+        with BatchClient(plain) as without, BatchClient(target) as client:
+            streamed(without, 2000)
             streamed(client, 2000)
-            best = max(streamed(client, 50_000) for _ in range(3))
-            show("through the sidecar, frames of 64, best of 3", f"{best:,.0f} items/s", "goal 15,000")
+            rates = [(streamed(without, 50_000), streamed(client, 50_000)) for _ in range(3)]
+            off, best = (max(column) for column in zip(*rates, strict=True))
+            show("through the sidecar, frames of 64, journal in memory", f"{off:,.0f} items/s", "goal 15,000")
+            show("through the sidecar, frames of 64, journal on SQLite", f"{best:,.0f} items/s", "goal 10,000")
             taken = sorted(latencies(client))
             middle, slow = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
             show("ProcessItem, p50 / p99", f"{middle:.2f} / {slow:.2f} ms")
@@ -140,6 +173,7 @@ def main() -> None:
         with BatchClient(target) as client:
             marks = memory(client, process, options.items)
         show(f"memory at 1/10 and 10/10 of {options.items:,} items", f"{marks[0]:.0f} / {marks[-1]:.0f} MiB", "flat")
+    killed(options.items)
 
 
 if __name__ == "__main__":
