@@ -112,7 +112,7 @@ export class DeadlineExceededError extends BatchLLMClientError {}
 /** The sidecar refuses for size or load. */
 export class ResourceExhaustedError extends BatchLLMClientError {}
 
-/** The disk of the sidecar's journal is full; what it accepted is safe. Make room, or delete finished batches. */
+/** The disk of the sidecar's journal is full; what it accepted is safe. Make room on it. */
 export class JournalFullError extends ResourceExhaustedError {}
 
 /** An item alone exceeds the message limit and was not sent. */

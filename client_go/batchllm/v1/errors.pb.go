@@ -75,7 +75,7 @@ const (
 	// Example: a stream opened after SIGTERM. Try again after the delay given.
 	ErrorReason_ERROR_REASON_SERVER_DRAINING ErrorReason = 14
 	// The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
-	// Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+	// Example: the volume of `state_dir` ran full. Make room on it, then resume; erasing batches needs room, too.
 	ErrorReason_ERROR_REASON_JOURNAL_FULL ErrorReason = 15
 	// The journal cannot be written now, so no new work is taken; what was accepted is safe. Status UNAVAILABLE.
 	// Example: the PostgreSQL server restarts. Resume the batch after a moment.

@@ -123,7 +123,7 @@ class ResourceExhaustedError(BatchLLMClientError):
 
 
 class JournalFullError(ResourceExhaustedError):
-    """The disk of the sidecar's journal is full; what it accepted is safe. Make room, or delete finished batches."""
+    """The disk of the sidecar's journal is full; what it accepted is safe. Make room on it."""
 
 
 class MessageTooLargeError(ResourceExhaustedError):

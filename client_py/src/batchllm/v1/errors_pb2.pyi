@@ -84,7 +84,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_JOURNAL_FULL: _ErrorReason.ValueType  # 15
     """The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
-    Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+    Example: the volume of `state_dir` ran full. Make room on it, then resume; erasing batches needs room, too.
     """
     ERROR_REASON_JOURNAL_UNAVAILABLE: _ErrorReason.ValueType  # 16
     """The journal cannot be written now, so no new work is taken; what was accepted is safe. Status UNAVAILABLE.
@@ -237,7 +237,7 @@ Example: a stream opened after SIGTERM. Try again after the delay given.
 """
 ERROR_REASON_JOURNAL_FULL: ErrorReason.ValueType  # 15
 """The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
-Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+Example: the volume of `state_dir` ran full. Make room on it, then resume; erasing batches needs room, too.
 """
 ERROR_REASON_JOURNAL_UNAVAILABLE: ErrorReason.ValueType  # 16
 """The journal cannot be written now, so no new work is taken; what was accepted is safe. Status UNAVAILABLE.

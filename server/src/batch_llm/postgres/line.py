@@ -101,7 +101,7 @@ class Postgres:
         if isinstance(error, self.psycopg.IntegrityError | self.psycopg.DataError):
             return ValueError(said)
         if state == "53100":
-            return UnavailableError(f"{said}: make room on the server's disk, or delete finished batches", full=True)
+            return UnavailableError(f"{said}: make room on the server's disk", full=True)
         if state == "25006":
             return UnavailableError(f"{said}: the server takes no writes; name the primary in journal.url")
         if state.startswith("42"):

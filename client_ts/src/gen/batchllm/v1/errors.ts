@@ -93,7 +93,7 @@ export enum ErrorReason {
   SERVER_DRAINING = 14,
   /**
    * JOURNAL_FULL - The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
-   * Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+   * Example: the volume of `state_dir` ran full. Make room on it, then resume; erasing batches needs room, too.
    */
   JOURNAL_FULL = 15,
   /**

@@ -157,7 +157,7 @@ public enum ErrorReason
   /**
    * <pre>
    * The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
-   * Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+   * Example: the volume of `state_dir` ran full. Make room on it, then resume; erasing batches needs room, too.
    * </pre>
    *
    * <code>ERROR_REASON_JOURNAL_FULL = 15;</code>
@@ -495,7 +495,7 @@ public enum ErrorReason
   /**
    * <pre>
    * The journal's disk is full, so no new work is taken; what was accepted is safe. Status RESOURCE_EXHAUSTED.
-   * Example: the volume of `state_dir` ran full. Make room, or delete finished batches, then resume.
+   * Example: the volume of `state_dir` ran full. Make room on it, then resume; erasing batches needs room, too.
    * </pre>
    *
    * <code>ERROR_REASON_JOURNAL_FULL = 15;</code>
