@@ -122,8 +122,8 @@ endef
 # Versions of google-genai that users have: the last before 1.46, that, the last of 2, and the one that is pinned.
 GENAI_VERSIONS := 1.45.0 1.46.0 2.34.0 $(shell sed -n 's/^google-genai==//p' constraints.txt)
 GENAI_CELLS := $(foreach version,$(GENAI_VERSIONS),genai-$(version) genai-$(version)-aiohttp)
-# The examples start a process each, and show nothing of a version that the others do not.
-GENAI_TESTS := $(filter-out %_examples.py,$(wildcard tests/unit/engine/test_gemini*.py tests/integration/test_gemini*.py))
+# The examples and fleets start many processes, and show nothing of a version that the others do not.
+GENAI_TESTS := $(filter-out %_examples.py %_fleet.py,$(wildcard tests/unit/engine/test_gemini*.py tests/integration/test_gemini*.py))
 
 .PHONY: test-genai-matrix $(GENAI_CELLS)
 test-genai-matrix: ## Test Gemini with old and new versions of google-genai, with and without aiohttp

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -114,13 +114,17 @@ def stalled(server: PostgresServer) -> Iterator[None]:
     """It takes connections and says nothing."""
     postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
     processes = (postmaster, *_children(postmaster))
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
+    _signal(processes, signal.SIGSTOP)
     try:
         yield
     finally:
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
+        _signal(processes, signal.SIGCONT)
+
+
+def _signal(processes: Iterable[int], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):  # some come and go by themselves
+            os.kill(process, number)
 
 
 def _children(parent: int) -> list[int]:

@@ -30,6 +30,7 @@ from .processes import Process, until
 from .report import Row
 
 MAX_CONCURRENCY = 8
+LEASE_SECONDS = 3
 CONFIG = """
 [server]
 state_dir = "{state}"
@@ -37,7 +38,7 @@ listen = ["{listen}"]
 drain_timeout_seconds = {drain_seconds}
 [journal]
 url = "{journal}"
-lease_seconds = 3
+lease_seconds = {lease_seconds}
 [providers.gemini]
 kind = "gemini"
 base_url = "{emulator}"
@@ -204,6 +205,7 @@ class House:
         config = self.folder / f"{key}.toml"
         config.write_text(
             CONFIG.format(
+                lease_seconds=LEASE_SECONDS,
                 state=state or self.state,
                 listen=listen or self.listen,
                 drain_seconds=self.drain_seconds if drain_seconds is None else drain_seconds,

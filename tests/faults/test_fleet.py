@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,10 +15,10 @@ import pytest
 from batch_llm_client import BatchClient, Result, ResumePolicy, WorkItem
 from batch_llm_client.errors import BatchLLMClientError, NotFoundError
 from batchllm.v1 import batch_service_pb2 as pb
-from tests.contract.postgres import PostgresServer
+from tests.contract.postgres import PostgresServer, stalled
 
 from .conftest import MakeHouse, Record
-from .house import MAX_CONCURRENCY, House, Job, Member
+from .house import LEASE_SECONDS, MAX_CONCURRENCY, House, Job, Member
 from .processes import until
 from .proxy import Proxy
 
@@ -461,6 +462,27 @@ def test_postgres_is_restarted(
     finish(house, members[0], *jobs)
     for job, member, fence in zip(jobs, members, fences, strict=True):
         row = house.check("fleet: PostgreSQL restarted", job, faults=1)
+        assert (row.calls, row.marked) == (_ITEMS, 0), "nothing was run again"
+        assert all(keys == [member.key] for keys in house.calls_of(job).values())
+        assert lease(database, job)[1] == fence
+        record(row)
+
+
+def test_postgres_stands_still(make_house: MakeHouse, postgres: PostgresServer, database: str, record: Record) -> None:
+    """For longer than a lease: what was asked meanwhile is answered at once then, before owners can renew."""
+    house = make_house(database)
+    members = house.fleet(2)
+    house.emulator.hold(kind="generate")
+    jobs = [hand_over(house, member) for member in members]
+    until("calls that are held", lambda: house.held() == 2 * MAX_CONCURRENCY)
+    fences = [lease(database, job)[1] for job in jobs]
+    with stalled(postgres):
+        over = time.monotonic() + 2 * LEASE_SECONDS
+        until("two leases are over", lambda: time.monotonic() > over)
+    house.emulator.remove()
+    finish(house, members[0], *jobs)
+    for job, member, fence in zip(jobs, members, fences, strict=True):
+        row = house.check("fleet: PostgreSQL stands still", job, faults=1)
         assert (row.calls, row.marked) == (_ITEMS, 0), "nothing was run again"
         assert all(keys == [member.key] for keys in house.calls_of(job).values())
         assert lease(database, job)[1] == fence

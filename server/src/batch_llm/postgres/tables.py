@@ -73,7 +73,7 @@ class Tables:
         version = int(found[0][0]) if found else 0
         if version > len(self.steps):
             raise SchemaError(
-                f"{server.name}, schema {server.schema!r}, has schema version {version}, newer than the "
+                f"{server.name}, schema {server.schema!r}, has {self.part} schema version {version}, newer than the "
                 f"{len(self.steps)} that this batch-llm knows; run the newer batch-llm, or name another database"
             )
         return version

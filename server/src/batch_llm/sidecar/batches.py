@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -326,17 +327,21 @@ class Batches:
         """Go on with batches that nobody runs, on strategies as they are now."""
         seconds = self._journal.lease_seconds / 3 if self._store.shared else _PICK_UP_SECONDS
         settled = self._journal.settled
+        loop = asyncio.get_running_loop()
         while True:
             try:
+                asked_at = loop.time()
                 await self._engine.registrations.refresh()
                 found = await self._store.resumable()
+                if loop.time() - asked_at > seconds:
+                    settled.clear()  # it stood still, for owners as well
                 await self._look_again()
                 if not settled.is_set() and self._store.shared:
                     # Those that live could not renew their leases either; now they do.
                     await self._sleep(self._journal.lease_seconds + LONGEST_PAUSE_SECONDS)
                     found = await self._store.resumable()
                 settled.set()
-                for batch_id in found:
+                for batch_id in random.sample(found, len(found)):  # not all sidecars the same at a time
                     await self._resume(batch_id)
             except (StoreError, DamagedError) as error:
                 level = logging.WARNING if settled.is_set() else logging.DEBUG  # once each time
