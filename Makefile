@@ -99,8 +99,12 @@ grpcurl: $(STAMP) ## Install grpcurl, whose commands in docs/any-language.md are
 	GOBIN=$(CURDIR)/$(BIN) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
 .PHONY: examples
-examples: $(STAMP) ## Label the example's tickets through the clients in other languages
-	@examples/triage/run.sh $(BIN) .run/state $(MAKE) --no-print-directory $(CLIENTS:%=example-%)
+examples: $(STAMP) ## Label the example's tickets through the client of each language
+	@examples/triage/run.sh $(BIN) .run/state $(MAKE) --no-print-directory example-client_py $(CLIENTS:%=example-%)
+
+.PHONY: example-client_py
+example-client_py: $(STAMP)
+	$(BIN)/python examples/python/triage.py $$BATCH_LLM_TARGET
 
 .PHONY: $(CLIENTS:%=example-%)
 $(CLIENTS:%=example-%): example-%:

@@ -61,12 +61,12 @@ func TestTheExampleRuns(t *testing.T) {
 	if _, _, err := client.RegisterStrategy(within(t), spec); err != nil {
 		t.Fatal(err)
 	}
-	said := goRun(t, "../../examples/triage_go", running.target, ".")
+	said := goRun(t, "../../examples/go", running.target, ".")
 	if !regexp.MustCompile(`T-048  simulated: .*(?s:.*)0 of 48 labels are right; [1-9]\d+ % of the input`).MatchString(said) {
 		t.Error(said)
 	}
 	program := exec.CommandContext(within(t), "go", "run", ".", "no-such.jsonl")
-	program.Dir = "../../examples/triage_go"
+	program.Dir = "../../examples/go"
 	if said, err := program.CombinedOutput(); err == nil || !strings.Contains(string(said), "no-such.jsonl") {
 		t.Error(string(said), err)
 	}

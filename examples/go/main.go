@@ -1,4 +1,4 @@
-// Command triage_go labels support tickets through a sidecar that has the strategy `triage`, and counts how many labels
+// This program labels support tickets through a sidecar that has the strategy `triage`, and counts how many labels
 // are right.
 //
 // Start the sidecar of ../triage first: batch-llm-sidecar serve --config ../triage/sidecar.toml --state-dir ../../.run/state

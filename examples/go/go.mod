@@ -1,4 +1,4 @@
-module github.com/batch-llm/batch-llm/examples/triage_go
+module github.com/batch-llm/batch-llm/examples/go
 
 go 1.25.0
 
