@@ -83,12 +83,18 @@ ADAPTER_COMMANDS := --adapter client_go/.bin/conformance --adapter 'client_go/.b
 $(ADAPTERS:%=adapter-%): adapter-%: $(STAMP)
 	$(MAKE) --no-print-directory -C $* adapter
 
+.PHONY: lint-adapters
+lint-adapters:
+	$(MAKE) --no-print-directory -C tests/conformance/adapters/rust lint
+	$(MAKE) --no-print-directory -C tests/conformance/adapters/cpp lint
+
 .PHONY: conformance
 conformance: $(STAMP) $(ADAPTERS:%=adapter-%) ## Show which conformance cases the clients in other languages pass
 	$(BIN)/python -m tests.conformance $(ADAPTER_COMMANDS)
 
 .PHONY: test-clients
-test-clients: $(CLIENTS:%=test-%) conformance ## Test the clients in other languages
+test-clients: $(CLIENTS:%=test-%) ## Test the clients in other languages
+	$(MAKE) --no-print-directory lint-adapters conformance
 
 .PHONY: $(CLIENTS:%=test-%)
 $(CLIENTS:%=test-%): test-%: $(STAMP)
