@@ -476,3 +476,34 @@ async def test_what_is_done_from_time_to_time_outlives_damage(house: House, monk
     rounds.release()
     await until(lambda: min(tries.values()) == 2)
     await batches.drain(5)
+
+
+async def test_a_store_that_stood_still_gives_owners_time_before_batches_are_taken_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    clock, stood_still = loop.time, [0.0]
+    monkeypatch.setattr(loop, "time", lambda: clock() + stood_still[0])
+    monkeypatch.setattr(house.store, "shared", True)
+    answers = [["theirs"], []]  # the second, once its owner has renewed its lease
+    taken_up: list[str] = []
+
+    async def resumable() -> list[str]:
+        if len(answers) == 2:
+            stood_still[0] = house.engine.journal.lease_seconds
+        return answers.pop(0)
+
+    async def sleep(seconds: float) -> None:
+        if seconds <= house.engine.journal.lease_seconds:
+            await asyncio.Event().wait()
+
+    async def take_up(batch_id: str) -> None:
+        taken_up.append(batch_id)
+
+    monkeypatch.setattr(house.store, "resumable", resumable)
+    batches = Batches(house.engine, retention_seconds=60, sleep=sleep)
+    monkeypatch.setattr(batches, "_take_up", take_up)
+    batches.start()
+    await until(lambda: not answers or bool(taken_up))
+    assert taken_up == []
+    await batches.drain(5)
