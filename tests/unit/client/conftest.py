@@ -44,6 +44,7 @@ class Log:
     """A batch in the journal."""
 
     opening: batch_pb2.OpenBatch
+    stream: grpc.ServicerContext | None = None
     items: dict[str, work_pb2.WorkItem] = field(default_factory=dict)
     results: list[work_pb2.WorkItemResult] = field(default_factory=list)
     totals: work_pb2.BatchResult = field(
@@ -73,7 +74,8 @@ class Fault:
 class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleServiceServicer):
     """Echoes prompts; a prompt `fail` fails. `script`, where set, is a stream's whole behaviour instead.
 
-    It keeps a journal: `journal`, which outlives a restart (`stop`, `start`) unless a test empties it.
+    It keeps a journal: `journal`, which outlives a restart (`stop`, `start`) unless a test empties it. A batch belongs
+    to its newest stream: what an older one still does leaves no trace.
     """
 
     def __init__(self) -> None:
@@ -92,6 +94,7 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
         self.refusals: list[Fault] = []
         self.received: list[list[str]] = []
         self._server: grpc.Server | None = None
+        self._journal_lock = threading.Lock()
 
     def start(self, address: str = "") -> None:
         """Serve at `address`, or where it was before."""
@@ -129,6 +132,8 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
         if opening.resume_after_sequence > len(log.results):
             told = {"field": "resume_after_sequence"}
             self.abort(context, Fault("", 0, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", metadata=told))
+        with self._journal_lock:
+            log.stream = context
         yield self.opened(opening, log)
         for recorded in log.results[opening.resume_after_sequence :]:
             replayed = work_pb2.WorkItemResult()
@@ -156,8 +161,12 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
     def run(self, log, context):
         """Each item once, in order; a frame for each result."""
         for item in list(log.items.values())[len(log.results) :]:
-            log.results.append(self.result(item, log.totals))
-            yield Response(results=batch_pb2.WorkItemResults(results=log.results[-1:]))
+            with self._journal_lock:
+                if log.stream is not context:
+                    return
+                result = self.result(item, log.totals)
+                log.results.append(result)
+            yield Response(results=batch_pb2.WorkItemResults(results=[result]))
             self.fail_at("result", len(log.results), context)
 
     def fail_at(self, moment, count, context):
