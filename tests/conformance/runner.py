@@ -168,7 +168,11 @@ class CaseRun:
             return
         if do == "await":
             future, begun = self._begun.pop(step["of"])
-            self._check(step, readable(future.result(2 * self._seconds), begun.get("method")))
+            try:
+                answer = future.result(2 * self._seconds)
+            except TimeoutError:
+                raise AssertionError(f"{step['of']!r} goes on after {2 * self._seconds:g} s") from None
+            self._check(step, readable(answer, begun.get("method")))
         elif "background" in step:
             self._begun[step["background"]] = (self._threads.submit(self._do, step), step)
         elif step.get("eventually"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,25 @@ def test_a_client_that_says_nothing_passes_no_case(tmp_path: Path, case: Case) -
     adapter = _Silent("client" if case.set == "any" else case.set)
     with closing(_Nowhere(tmp_path)) as world, pytest.raises(AssertionError, match="step"):
         CaseRun(case, adapter, world, "run-1", seconds=0).run()  # type: ignore[arg-type]
+
+
+def test_what_goes_on_in_the_background_for_too_long_fails_the_case(tmp_path: Path) -> None:
+    steps = _GOOD.replace("      expect:", "      background: x\n    - do: await\n      of: x\n      expect:")
+    (tmp_path / "cases.yaml").write_text(steps)
+    (case,) = load(tmp_path)
+    asked = threading.Event()
+
+    class Mute(_Silent):
+        def ask(self, command: dict[str, Any], seconds: float = 0) -> dict[str, Any]:
+            if command["do"] == "call":
+                asked.wait(60)
+            return {}
+
+    with closing(_Nowhere(tmp_path)) as world:
+        run = CaseRun(case, Mute("client"), world, "run-1", seconds=0)  # type: ignore[arg-type]
+        with pytest.raises(AssertionError, match=r"step 2 \(await\): 'x' goes on after 0 s"):
+            run.run()
+        asked.set()
 
 
 def test_there_are_as_many_cases_as_were_promised() -> None:
