@@ -352,6 +352,14 @@ class House:
         """Calls that a rule holds."""
         return sum(call["status"] is None and call["rule"] for call in self.emulator.requests("generate"))
 
+    def hold_last(self, job: Job) -> None:
+        """Have the provider hold the job's last item until `emulator.remove`: its batch cannot end before."""
+        self.emulator.hold(kind="generate", contains=json.dumps([*job.prompts][-1]))
+
+    def wait_for_held(self, count: int = MAX_CONCURRENCY) -> None:
+        """Wait until so many calls are held."""
+        until("calls that are held", lambda: self.held() == count)
+
     def wait_for_calls(self, count: int, process: Process) -> bool:
         """Wait until so many have come; False: the process has ended before."""
 

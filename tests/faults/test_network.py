@@ -50,10 +50,11 @@ def test_a_network_that_is_gone_for_good(make_house: MakeHouse, record: Record, 
     house.up()
     with Proxy(lambda: house.target) as proxy, Proxy(lambda: house.target) as gone:
         jobs = [house.job(_ITEMS // 3), house.job(_ITEMS // 3)]
+        for job in jobs:
+            house.hold_last(job)  # else a batch may end before its network does, be its client as slow as it will
         rides_on, left = (house.client(job, target=way.address) for job, way in zip(jobs, (proxy, gone), strict=True))
         for job, client in zip(jobs, (rides_on, left), strict=True):
             house.wait_for_results(job, random.randrange(1, 50), client)
-        house.emulator.hold(kind="generate")  # else the batches would end, as far as the sidecar can tell
         proxy.stall_for_good()
         gone.stall_for_good()
         left.kill()  # its machine is gone: the proxy tells nobody

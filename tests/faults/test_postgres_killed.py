@@ -19,16 +19,17 @@ def test_postgres(
     house = make_house(database)
     sidecar = house.up()
     job = house.job(_ITEMS, detach=random.random() < 0.5)
+    house.hold_last(job)  # else there may be nothing left to be written
     client = house.client(job)
-    kills = 0
-    while kills < _KILLS and house.wait_for_calls(house.calls() + random.randrange(1, 60), client):
+    for kill in range(1, _KILLS + 1):
+        house.wait_for_calls(min(house.calls() + random.randrange(1, 60), _ITEMS), client)
         time.sleep(random.uniform(0, 0.02))
         postgres.kill()
-        kills += 1
-        sidecar.until_said(f"(?s)(the journal cannot be written.*){{{kills}}}")
+        sidecar.until_said(f"(?s)(the journal cannot be written.*){{{kill}}}")
         postgres.start()
+    house.emulator.remove()
     assert client.wait(120) == 0, client.said
-    row = house.check("kill -9 PostgreSQL", job, faults=kills)
+    row = house.check("kill -9 PostgreSQL", job, faults=_KILLS)
     assert (row.calls, row.marked) == (_ITEMS, 0), "nothing was run again"
     record(row)
 

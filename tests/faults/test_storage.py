@@ -62,11 +62,12 @@ def fill(disk: Path) -> Path:
 
 
 def under_way(house: House, random: Random) -> tuple[Job, Process]:
-    """A batch in mid-run."""
+    """A batch in mid-run, with as many calls as there may be; `emulator.remove` lets them go on."""
     house.up()
+    house.emulator.hold(kind="generate", skip=random.randrange(20, 60))
     job = house.job(_ITEMS)
     client = house.client(job)
-    house.wait_for_calls(random.randrange(20, 60), client)
+    house.wait_for_held()
     return job, client
 
 
@@ -96,6 +97,7 @@ def test_a_full_disk(make_house: MakeHouse, record: Record, random: Random, tmp_
     with disk_house(make_house, tmp_path) as (house, disk):
         job, client = under_way(house, random)
         ballast = fill(disk)
+        house.emulator.remove()
         assert house.sidecar is not None
         house.sidecar.until_said("the journal cannot be written; new work is refused, results are kept")
         assert new_work(house) == "RESOURCE_EXHAUSTED JOURNAL_FULL"
@@ -115,6 +117,7 @@ def test_a_kill_on_a_full_disk(make_house: MakeHouse, record: Record, random: Ra
     with disk_house(make_house, tmp_path) as (house, disk):
         job, client = under_way(house, random)
         ballast = fill(disk)
+        house.emulator.remove()
         assert house.sidecar is not None
         house.sidecar.until_said("the journal cannot be written")
         idle(house)
@@ -132,6 +135,7 @@ def test_a_read_only_state_directory(make_house: MakeHouse, record: Record, rand
     with disk_house(make_house, tmp_path) as (house, disk):
         job, client = under_way(house, random)
         house.kill()
+        house.emulator.remove()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         said = house.refused()
         assert "server.state_dir" in said
@@ -150,6 +154,7 @@ def test_a_locked_database(make_house: MakeHouse, record: Record, random: Random
     other = sqlite3.connect(house.state / "journal.db", isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
+        house.emulator.remove()
         house.sidecar.until_said("the journal cannot be written; .*: another process holds it")
         assert new_work(house) == "UNAVAILABLE JOURNAL_UNAVAILABLE"
         before = idle(house)
@@ -171,6 +176,7 @@ def test_a_kill_while_the_database_is_locked(make_house: MakeHouse, record: Reco
     other = sqlite3.connect(house.state / "journal.db", isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
+        house.emulator.remove()
         house.sidecar.until_said("the journal cannot be written")
         house.kill()
         assert "another process holds it" in house.refused()
@@ -195,6 +201,7 @@ def test_a_write_that_was_cut_off(make_house: MakeHouse, record: Record, random:
     house = make_house()
     job, client = under_way(house, random)
     house.kill()
+    house.emulator.remove()
     log = Path(f"{house.state}/journal.db-wal")
     last = log.read_bytes()[-4120:]
     with log.open("ab") as file:
@@ -210,6 +217,7 @@ def test_a_damaged_journal(make_house: MakeHouse, record: Record, random: Random
     job, client = under_way(house, random)
     journal, log = Path(f"{house.state}/journal.db"), Path(f"{house.state}/journal.db-wal")
     house.kill()
+    house.emulator.remove()
     if damage == "corrupted log":
         at, file = log.stat().st_size // 3, log
     else:
