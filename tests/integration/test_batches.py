@@ -16,6 +16,7 @@ from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
 from batchllm.v1.work_pb2 import WorkItem as WireItem
 
 from .conftest import SIMULATED, Start, script
+from .test_journal import House
 
 
 def run(client: BatchClient, *items: WorkItem, **options: object) -> dict[str, Result]:
@@ -38,17 +39,32 @@ def test_every_item_has_one_result_and_the_totals_add_up(client: BatchClient) ->
     assert totals.effective_input_tokens == 10000 - 7200
 
 
-def test_results_come_as_items_finish_or_as_they_were_sent(client: BatchClient) -> None:
-    items = [WorkItem("slow", script(latency_ms=200)), WorkItem("fast", script())]
-    for order, expected in (("completion", ["fast", "slow"]), ("submission", ["slow", "fast"])):
-        with client.process_batch(items, strategy="echo", result_order=order) as batch:
-            assert [result.item_id for result in batch] == expected
+@pytest.fixture
+def house(start: Start, tmp_path: Path) -> House:
+    """Its provider answers what begins with "hold" when it is told to."""
+    return House(start, tmp_path).up()
 
 
-def test_a_slow_strategy_holds_up_no_other(client: BatchClient) -> None:
-    slow = [WorkItem(f"slow{n}", script(latency_ms=100), strategy="one") for n in range(3)]
-    with client.process_batch([*slow, WorkItem("fast", "x")], strategy="echo") as batch:
+@pytest.mark.parametrize(("order", "expected"), [("completion", ["fast", "slow"]), ("submission", ["slow", "fast"])])
+def test_results_come_as_items_finish_or_as_they_were_sent(house: House, order: str, expected: list[str]) -> None:
+    items = [WorkItem("slow", "hold"), WorkItem("fast", "x")]
+    with (
+        BatchClient(house.target) as client,
+        client.process_batch(items, strategy="ledger", batch_id="b", result_order=order) as batch,
+    ):
+        house.wait_until(lambda info: info.done == 1)
+        house.open_the_gate()
+        assert [result.item_id for result in batch] == expected
+
+
+def test_a_slow_strategy_holds_up_no_other(house: House) -> None:
+    slow = [WorkItem(f"slow{n}", f"hold{n}", strategy="narrow") for n in range(3)]
+    with (
+        BatchClient(house.target) as client,
+        client.process_batch([*slow, WorkItem("fast", "x")], strategy="ledger") as batch,
+    ):
         assert next(iter(batch)).item_id == "fast"
+        house.open_the_gate()
         assert [result.item_id for result in batch] == ["slow0", "slow1", "slow2"]
 
 

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import string
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from batch_llm._version import __version__
 from batch_llm.sidecar.settings import Settings, load
+from tests.faults.processes import until
 
 pytestmark = pytest.mark.timeout(240)  # the recipe installs from a package index
 
@@ -235,9 +235,10 @@ def test_serves_until_sigterm(
         arguments = [image.at_root(argument) for argument in sidecar["args"]]
         env |= {name: image.at_root(value) for name, value in variables(sidecar).items()}
     host = env["BATCH_LLM_SERVER__HEALTH_LISTEN"].rpartition(":")[0]
-    env["BATCH_LLM_SERVER__HEALTH_LISTEN"] = f"{host}:{free_port(host)}"  # the usual one may be taken here
-    health, listen = env["BATCH_LLM_SERVER__HEALTH_LISTEN"], env["BATCH_LLM_SERVER__LISTEN"]
-    with running([*json.loads(last("ENTRYPOINT")), *arguments], env, image.root / f"{as_in}.log") as process:
+    env["BATCH_LLM_SERVER__HEALTH_LISTEN"] = f"{host}:0"  # the usual one may be taken here
+    listen, log = env["BATCH_LLM_SERVER__LISTEN"], image.root / f"{as_in}.log"
+    with running([*json.loads(last("ENTRYPOINT")), *arguments], env, log) as process:
+        health = until("its health address", lambda: re.search(r"health alone on (\S+)", log.read_text()))[1]
         assert status(f"127.0.0.1:{port(health)}", "") == SERVING
         assert status(listen, "batchllm.v1.BatchService") == SERVING
         path = Path(listen.removeprefix("unix:"))
@@ -272,12 +273,6 @@ def status(target: str, service: str) -> int:
 
 def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
 
 
 # The manifest

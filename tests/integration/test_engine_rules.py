@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
+import grpc
 import pytest
 
 from batch_llm_client import BatchClient, WorkItem
 from batch_llm_client.errors import InvalidRequestError
+from batchllm.v1 import batch_service_pb2 as pb
+from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
+from batchllm.v1.work_pb2 import WorkItem as WireItem
 
 from .conftest import Start, script
+from .streams import Stream
+from .test_journal import House, many
 
 CONFIG = """
 [providers.paused]
@@ -17,6 +24,11 @@ kind = "simulated"
 [providers.paused.rate_limit]
 cooldown_seconds = 0.2
 slow_start_items = 0
+[providers.stopped]
+kind = "simulated"
+[providers.stopped.rate_limit]
+cooldown_seconds = 3600
+max_cooldown_seconds = 3600
 [providers.hidden]
 kind = "simulated"
 max_concurrency = "adaptive"
@@ -32,8 +44,10 @@ kind = "simulated"
 models = ["a", "b"]
 [strategies.paused]
 provider = "paused"
-[strategies.paused_too]
-provider = "paused"
+[strategies.stopped]
+provider = "stopped"
+[strategies.stopped_too]
+provider = "stopped"
 model = "other"
 [strategies.hidden]
 provider = "hidden"
@@ -54,15 +68,23 @@ def target(start: Start) -> str:
 
 
 def test_a_429_pauses_its_model_and_no_other(target: str) -> None:
-    items = [WorkItem("first", script(errors=[{"status": 429}]))]
-    with BatchClient(target) as client, client.process_batch(items, strategy="paused") as batch:
-        while not client.get_strategy("paused").prepared:
+    throttled = WireItem(item_id="first", prompt=script(errors=[{"status": 429}]))
+    with Stream(target, batch_id="b", strategy="stopped").send(throttled) as stream, BatchClient(target) as client:
+        while not next(stream.call).progress.HasField("cooldown"):
             pass
-        other = client.process_item(WorkItem("a", "x", strategy="paused_too"))
-        (first,) = batch
-    assert (first.ok, first.attempts) == (True, 1)
-    assert first.elapsed >= 0.2
-    assert other.elapsed < first.elapsed
+        other = client.process_item(WorkItem("a", "x", strategy="stopped_too"))
+        late = client.process_item(WorkItem("b", "x", strategy="stopped", timeout=0.1))
+        client.cancel_batch("b")
+    assert other.ok
+    assert late.error is not None
+    assert (late.error.reason, late.attempts) == ("ITEM_DEADLINE_EXCEEDED", 0)
+
+
+def test_an_item_that_was_throttled_is_tried_again_after_the_pause(target: str) -> None:
+    with BatchClient(target) as client:
+        result = client.process_item(WorkItem("a", script(errors=[{"status": 429}]), strategy="paused"))
+    assert (result.ok, result.attempts) == (True, 1)
+    assert result.elapsed >= 0.2
 
 
 def test_throttled_calls_are_bounded_by_the_strategys_setting(target: str) -> None:
@@ -82,18 +104,28 @@ def test_adaptive_concurrency_finishes_every_item_of_a_provider_that_throttles(t
     assert batch.totals.succeeded == 1500
 
 
-def test_a_large_batch_starves_neither_a_small_one_nor_a_single_item(target: str) -> None:
-    large = [WorkItem(str(number), script(latency_ms=20)) for number in range(400)]
-    with BatchClient(target) as client, client.process_batch(large, strategy="narrow") as batch:
-        next(iter(batch))
-        single = client.process_item(WorkItem("single", script(latency_ms=20), strategy="narrow"))
-        with client.process_batch(large[:5], strategy="narrow") as small:
-            assert all(result.ok for result in small)
-        assert batch.progress is None or batch.progress.done < 400
-        done_before = sum(1 for _ in batch)
-    assert single.ok
-    assert single.elapsed < 1.0  # in turn it waits for two calls or so; behind the batch it would be four seconds
-    assert done_before > 300
+def test_a_large_batch_starves_neither_a_small_one_nor_a_single_item(start: Start, tmp_path: Path) -> None:
+    house = House(start, tmp_path).up()
+    single = WireItem(item_id="single", prompt="single", strategy="turns")
+    with (
+        house.stream(batch_id="large", strategy="turns").send(*many("hold", range(400))).half_close() as large,
+        BatchClient(house.target) as client,
+        grpc.insecure_channel(house.target) as channel,
+    ):
+        house.wait_for_calls(1)  # and the others wait for it
+        large.until(received=400)
+        call = BatchServiceStub(channel).ProcessItem.future(pb.ProcessItemRequest(item=single))
+        with house.stream(batch_id="small", strategy="turns").send(*many("small", range(5))).half_close() as small:
+            small.until(received=5)
+            while client.get_strategy("turns").users < 3:
+                pass  # both batches and the single item
+            house.open_the_gate()
+            assert len(small.rest()) == 5
+        assert call.result().result.output.text == "single"
+        assert len(large.rest()) == 400
+    order = house.calls_in_order()
+    assert order.index("single") <= 3, "one call of each before it comes again"
+    assert order.index("small4") <= 1 + 1 + 2 * 5
 
 
 def test_a_budget_holds_items_back_and_progress_goes_on(target: str) -> None:

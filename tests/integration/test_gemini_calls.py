@@ -373,13 +373,22 @@ async def test_a_bad_key_is_an_end(gemini_emulator: GeminiEmulator) -> None:
     assert counts(gemini_emulator) == {"generate": 3}
 
 
-async def test_a_call_that_hangs_is_cut_short_and_tried_again(
+def test_a_call_that_hangs_is_cut_short_and_tried_again(
     connection: Connection, gemini_emulator: GeminiEmulator, watch: Watch
 ) -> None:
     gemini_emulator.hold(kind="generate", times=1)
-    by = processor(1, RetryConfig(max_attempts=2, initial_wait=0, max_wait=0), timeout_per_item=0.5)
-    async with by:
-        (item,) = (await run(by, cached(connection, watch), 1)).results
+    loop = PatientLoop()
+
+    async def scenario() -> BatchResult[Any, Any]:
+        by = processor(1, RetryConfig(max_attempts=2, initial_wait=0, max_wait=0), timeout_per_item=120)
+        async with by:
+            batch = asyncio.create_task(run(by, cached(connection, watch), 1))
+            await arrived(gemini_emulator, "generate")
+            loop.ahead += 121
+            return await batch
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        (item,) = runner.run(scenario()).results
     assert (item.success, item.attempts) == (True, 2)
     assert counts(gemini_emulator) == {"list": 1, "create": 1, "generate": 2}
 

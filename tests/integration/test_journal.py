@@ -32,6 +32,14 @@ provider = "ledger"
 [strategies.narrow]
 provider = "ledger"
 max_concurrency = 1
+[providers.turns]
+kind = "python"
+factory = "tests.integration.factories:ledger"
+max_concurrency = 1
+[providers.turns.options]
+path = "{ledger}"
+[strategies.turns]
+provider = "turns"
 """
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
 
@@ -82,9 +90,12 @@ class House:
             pass
         return info
 
-    def calls(self) -> Counter[str]:
+    def calls_in_order(self) -> list[str]:
         ledger = self.folder / "ledger"
-        return Counter(ledger.read_text().splitlines() if ledger.exists() else [])
+        return ledger.read_text().splitlines() if ledger.exists() else []
+
+    def calls(self) -> Counter[str]:
+        return Counter(self.calls_in_order())
 
     def wait_for_calls(self, count: int) -> None:
         while self.calls().total() < count:

@@ -19,10 +19,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from batch_llm_client import BatchClient, WorkItem
 from batch_llm_client.errors import BatchLLMClientError, ServerDrainingError, UnexpectedError
-from batchllm.v1 import batch_service_pb2
+from batchllm.v1 import batch_service_pb2 as pb
 from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
 
 from .conftest import BIN, SIMULATED, Start, script
+from .test_journal import House
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -68,48 +69,51 @@ def test_the_health_address_serves_health_alone(start: Start) -> None:
 
 
 def test_without_a_journal_sigterm_finishes_what_is_held_and_refuses_what_is_new(start: Start, tmp_path: Path) -> None:
-    path = tmp_path / "drain.sock"
-    sidecar = start("--listen", f"unix:{path}", config=SIMULATED, environment={"BATCH_LLM_JOURNAL__URL": "memory"})
-    sidecar.wait_for("serving on")
-    with BatchClient(f"unix:{path}") as client:
-        held = [WorkItem(f"held{n}", script(latency_ms=300), strategy="one") for n in range(3)]
-        with client.process_batch(held, batch_id="held") as batch:
+    house = House(start, tmp_path, {"BATCH_LLM_JOURNAL__URL": "memory"}).up()
+    sidecar = house.sidecar
+    assert sidecar is not None
+    with BatchClient(house.target) as client:
+        held = [WorkItem(prompt, prompt, strategy="narrow") for prompt in ("quick", "hold0", "hold1")]
+        with client.process_batch(held, batch_id="b") as batch:
             assert next(iter(batch)).ok
+            house.wait_until(lambda info: info.state == pb.BATCH_STATE_SEALED)
             sidecar.process.send_signal(signal.SIGTERM)
             sidecar.wait_for("draining")
-            with pytest.raises(ServerDrainingError) as refused, client.process_batch([], strategy="echo") as late:
+            with pytest.raises(ServerDrainingError) as refused, client.process_batch([], strategy="ledger") as late:
                 list(late)
             assert refused.value.retry_after == 5
             with pytest.raises(ServerDrainingError) as refused_item:
-                client.process_item(WorkItem("a", "x", strategy="echo"))
+                client.process_item(WorkItem("a", "x", strategy="ledger"))
             assert refused_item.value.reason == "SERVER_DRAINING"
+            house.open_the_gate()
             assert [result.ok for result in batch] == [True, True]
         assert batch.totals.succeeded == 3
     assert sidecar.process.wait(timeout=60) == 0
-    assert not path.exists()
+    assert not (tmp_path / "s.sock").exists()
 
 
 def test_a_stream_that_stays_open_is_told_when_its_items_have_ended(start: Start, tmp_path: Path) -> None:
-    path = tmp_path / "open.sock"
-    sidecar = start("--listen", f"unix:{path}", config=SIMULATED)
-    sidecar.wait_for("serving on")
+    house = House(start, tmp_path).up()
+    sidecar = house.sidecar
+    assert sidecar is not None
     results = []
 
     def never_ending() -> object:
-        yield WorkItem("a", script(latency_ms=200))
+        yield WorkItem("a", "hold")
         first_sent.wait()
 
     first_sent = threading.Event()
     try:
         with (
-            BatchClient(f"unix:{path}") as client,
+            BatchClient(house.target) as client,
             pytest.raises(ServerDrainingError),
-            client.process_batch(never_ending(), strategy="echo", resume=False) as batch,
+            client.process_batch(never_ending(), strategy="ledger", resume=False) as batch,
         ):
-            assert batch.opened.strategy == "echo"
-            while not client.get_strategy("echo").prepared:
-                pass  # until the item is being run
+            assert batch.opened.strategy == "ledger"
+            house.wait_for_calls(1)
             sidecar.process.send_signal(signal.SIGTERM)
+            sidecar.wait_for("draining")
+            house.open_the_gate()
             for result in batch:
                 results.append(result)  # one by one: the error comes after the last
     finally:
@@ -119,14 +123,15 @@ def test_a_stream_that_stays_open_is_told_when_its_items_have_ended(start: Start
 
 
 def test_without_a_journal_the_drain_limit_ends_items_with_a_result(start: Start, tmp_path: Path) -> None:
-    path = tmp_path / "cut.sock"
     environment = {"BATCH_LLM_SERVER__DRAIN_TIMEOUT_SECONDS": "0.2", "BATCH_LLM_JOURNAL__URL": "memory"}
-    sidecar = start("--listen", f"unix:{path}", config=SIMULATED, environment=environment)
-    sidecar.wait_for("serving on")
-    with BatchClient(f"unix:{path}") as client:
-        items = [WorkItem("quick", "x"), *(WorkItem(str(n), script(latency_ms=60_000)) for n in range(5))]
-        with client.process_batch(items, strategy="echo") as batch:
+    house = House(start, tmp_path, environment).up()
+    sidecar = house.sidecar
+    assert sidecar is not None
+    with BatchClient(house.target) as client:
+        items = [WorkItem("quick", "x"), *(WorkItem(str(n), "hold") for n in range(5))]
+        with client.process_batch(items, strategy="ledger", batch_id="b") as batch:
             assert next(iter(batch)).item_id == "quick"
+            house.wait_until(lambda info: info.state == pb.BATCH_STATE_SEALED)
             sidecar.process.send_signal(signal.SIGTERM)
             cut = list(batch)
     assert {result.error.reason for result in cut if result.error} == {"CANCELLED"}
@@ -146,7 +151,7 @@ def test_a_second_signal_exits_at_once(start: Start, tmp_path: Path) -> None:
         sidecar.process.send_signal(signal.SIGTERM)
         sidecar.wait_for("draining")
         sidecar.process.send_signal(signal.SIGTERM)
-        assert sidecar.process.wait(timeout=10) == 128 + signal.SIGTERM
+        assert sidecar.process.wait(timeout=60) == 128 + signal.SIGTERM
     assert not path.exists()
 
 
@@ -205,9 +210,9 @@ def test_a_stream_without_open_does_not_hold_up_the_drain(start: Start, tmp_path
     sidecar.wait_for("serving on")
     silence = threading.Event()
 
-    def frames() -> Iterator[batch_service_pb2.ProcessBatchRequest]:
+    def frames() -> Iterator[pb.ProcessBatchRequest]:
         silence.wait()
-        yield batch_service_pb2.ProcessBatchRequest(open=batch_service_pb2.OpenBatch(strategy="echo"))
+        yield pb.ProcessBatchRequest(open=pb.OpenBatch(strategy="echo"))
 
     with grpc.insecure_channel(f"unix:{path}") as channel:
         grpc.channel_ready_future(channel).result(timeout=10)

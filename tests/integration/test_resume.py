@@ -176,7 +176,9 @@ def test_a_slow_reader(home: Home) -> None:
 def test_a_journal_in_memory_is_lost_with_its_sidecar(start: Start, tmp_path: Path) -> None:
     home = Home(start, tmp_path, CONFIG + '[journal]\nurl = "memory"\n')
     home.up()
-    with BatchClient(home.target, resume_policy=PATIENT) as client, client.process_batch(work(100)) as batch:
+    # The batch cannot end before its sidecar does.
+    items = [*work(20), WorkItem("endless", script(latency_ms=600_000), strategy="narrow")]
+    with BatchClient(home.target, resume_policy=PATIENT) as client, client.process_batch(items) as batch:
         assert not batch.opened.durable
         with pytest.raises(BatchLostError, match="in memory") as lost:
             for result in batch:
@@ -277,6 +279,15 @@ def run_command(home: Home, *arguments: object, **options: object) -> subprocess
     return subprocess.Popen(command, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
+def wait_for_lines(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a command has written so many."""
+    while True:
+        ended = process.poll()  # before the file is read: what it wrote as it ended counts
+        if out.exists() and out.read_text().count("\n") >= count:
+            return
+        assert ended is None, f"it ended with {ended}"
+
+
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
@@ -290,8 +301,7 @@ def test_a_client_that_is_killed_again_and_again(home: Home, rows: Path, tmp_pat
     arguments = ("run", rows, "--strategy", "narrow", "--batch-id", "b", "--resume", "--out", out, "--quiet")
     for kept in (30, 110, 200):
         with run_command(home, *arguments) as process:
-            while not out.exists() or out.read_text().count("\n") < kept:
-                assert process.poll() is None
+            wait_for_lines(out, kept, process)
             process.kill()
     with run_command(home, *arguments) as process:
         assert process.wait(WAIT) == 0
@@ -308,8 +318,7 @@ def test_a_client_and_its_sidecar_are_killed(home: Home, rows: Path, tmp_path: P
     out = tmp_path / "out.jsonl"
     arguments = ("run", rows, "--strategy", "narrow", "--batch-id", "b", "--resume", "--out", out, "--quiet")
     with run_command(home, *arguments) as process:
-        while not out.exists() or out.read_text().count("\n") < 50:
-            assert process.poll() is None
+        wait_for_lines(out, 50, process)
         process.kill()
     home.restart()
     with run_command(home, *arguments) as process:
