@@ -26,4 +26,6 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture
 def database(postgres: PostgresServer) -> str:
     """The URL of a database of the test's own."""
+    if postgres.down:
+        postgres.start()  # a test that ended it has failed before it could start it again
     return postgres.new_database()

@@ -23,6 +23,7 @@ from batch_llm.emulator import EmulatorError, GeminiEmulator, running_emulator
 from batch_llm.emulator.effects import Rule, Script
 
 from .conftest import BIN, REPO, script
+from .gemini import arrived
 
 MODEL = "gemini-2.5-flash"
 HANDBOOK = "x" * 80_000  # 20,000 tokens
@@ -151,7 +152,7 @@ async def test_a_cache_that_expires_while_many_call_fails_all_of_them(
     cache = await cached(client)
     gemini_emulator.hold(kind="generate")
     calls = [asyncio.create_task(generate(client, str(number), cached_content=cache.name)) for number in range(10)]
-    await asyncio.to_thread(gemini_emulator.wait_for, "generate", 10)
+    await arrived(gemini_emulator, "generate", 10)
     gemini_emulator.advance(600)
     gemini_emulator.remove()
     failures = await asyncio.gather(*calls, return_exceptions=True)

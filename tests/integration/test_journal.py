@@ -77,6 +77,12 @@ class House:
     def stream(self, **opening: object) -> Stream:
         return Stream(self.target, **{"batch_id": "b", "strategy": "ledger", **opening})
 
+    def drop(self, stream: Stream) -> None:
+        """Have a client go away without a word, and wait until the sidecar has noticed."""
+        stream.drop()
+        assert self.sidecar is not None
+        self.sidecar.wait_for(f"the stream of batch '{stream.opened.batch_id}' ended")
+
     def ask(self, name: str, request: Any) -> Any:
         with grpc.insecure_channel(self.target) as channel:
             return getattr(BatchServiceStub(channel), name)(request, timeout=60)
@@ -139,7 +145,7 @@ def test_a_stream_that_drops_is_resumed_without_a_gap_or_a_repeat(house: House) 
     house.up()
     first = house.stream().send(*many("x", range(30))).until(results=20, received=30)
     assert (first.opened.items, first.opened.last_sequence, first.opened.durable) == (0, 0, True)
-    first.drop()
+    house.drop(first)
     seen = first.results[:7]
     with house.stream(resume_after_sequence=7) as second:
         assert second.opened.items == 30
@@ -158,7 +164,7 @@ def test_what_a_client_left_in_flight_ends_and_the_rest_waits_for_it(house: Hous
     house.up()
     first = house.stream(strategy="narrow").send(*work("hold0", "hold1", "hold2")).until(received=3)
     house.wait_for_calls(1)
-    first.drop()
+    house.drop(first)  # before it is noticed, the next item would begin
     house.open_the_gate()
     info = house.wait_until(lambda info: info.done == 1 and not info.running)
     assert (info.state, info.items, info.last_sequence) == (pb.BATCH_STATE_OPEN, 3, 1)
@@ -184,7 +190,7 @@ def test_a_client_that_goes_away_is_not_taken_for_one_that_has_sent_all(house: H
 
 def test_a_client_that_comes_back_soon_finds_its_batch_running(house: House) -> None:
     house.up()
-    house.stream().send(*work("hold0", "x1")).until(results=1, received=2).drop()
+    house.drop(house.stream().send(*work("hold0", "x1")).until(results=1, received=2))
     house.wait_for_calls(2)
     with house.stream(resume_after_sequence=1) as second:
         house.open_the_gate()
@@ -213,7 +219,7 @@ def test_a_detached_batch_goes_on_and_ends_without_a_client(house: House) -> Non
 
 def test_a_stream_attaches_to_a_detached_batch_that_runs(house: House) -> None:
     house.up()
-    house.stream(detach=True).send(*many("wait", range(2000))).until(received=2000).drop()
+    house.drop(house.stream(detach=True).send(*many("wait", range(2000))).until(received=2000))
     with house.stream(detach=True, max_concurrency=3) as second:
         assert second.opened.max_concurrency == 3
         second.half_close().rest()
@@ -224,7 +230,7 @@ def test_a_stream_attaches_to_a_detached_batch_that_runs(house: House) -> None:
 
 def test_a_client_that_looks_at_a_detached_batch_does_not_stop_it(house: House) -> None:
     house.up()
-    house.stream(detach=True, strategy="narrow").send(*many("hold", range(20))).until(received=20).drop()
+    house.drop(house.stream(detach=True, strategy="narrow").send(*many("hold", range(20))).until(received=20))
     house.wait_for_calls(1)
     house.stream().send(*work("hold20")).until(received=1).drop()
     assert house.info().detach
@@ -615,7 +621,7 @@ def test_in_memory_a_batch_outlives_its_stream_but_not_its_sidecar(house: House)
     house.up()
     first = house.stream().send(*many("x", range(10))).until(results=10)
     assert not first.opened.durable
-    first.drop()
+    house.drop(first)
     with house.stream(resume_after_sequence=4) as second:
         second.send(*many("x", range(12))).half_close().rest()
         assert second.sequences == list(range(5, 13))
