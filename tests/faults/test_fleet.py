@@ -9,12 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from random import Random
 
+import grpc
 import psycopg
 import pytest
 
 from batch_llm_client import BatchClient, Result, ResumePolicy, WorkItem
 from batch_llm_client.errors import BatchLLMClientError, NotFoundError
 from batchllm.v1 import batch_service_pb2 as pb
+from batchllm.v1.batch_service_pb2_grpc import BatchServiceStub
+from batchllm.v1.work_pb2 import WorkItem as WireItem
 from tests.contract.postgres import PostgresServer, stalled
 
 from .conftest import MakeHouse, Record
@@ -426,18 +429,20 @@ def test_an_idempotency_key_while_postgres_is_away(
     house.environment = {"BATCH_LLM_SERVER__LOG_LEVEL": "DEBUG"}
     first, second = house.fleet(2)
     with (
-        ThreadPoolExecutor(3) as threads,
-        BatchClient(first.address) as at_first,
+        ThreadPoolExecutor(2) as threads,
+        # Without a client's keepalive, which would break the call of a sidecar that stands still, and make another.
+        grpc.insecure_channel(first.address) as to_first,
         BatchClient(second.address, resume_policy=ResumePolicy(max_tries=1000, max_backoff_seconds=0.2)) as at_second,
     ):
 
-        def ask(client: BatchClient, key: str) -> Future[Result]:
+        def ask(key: str) -> Future[Result]:
             return threads.submit(
-                lambda: client.process_item(WorkItem(key, key, strategy="label"), idempotency_key=key)
+                lambda: at_second.process_item(WorkItem(key, key, strategy="label"), idempotency_key=key)
             )
 
         house.emulator.hold(kind="generate")
-        runs = ask(at_first, "one")
+        item = WireItem(item_id="one", prompt="one", strategy="label")
+        runs = BatchServiceStub(to_first).ProcessItem.future(pb.ProcessItemRequest(item=item, idempotency_key="one"))
         until("the call", lambda: house.held())
         with psycopg.connect(database) as connection:
             ((before,),) = connection.execute(_SINGLES)
@@ -445,17 +450,17 @@ def test_an_idempotency_key_while_postgres_is_away(
         second.process.until_said("(?s)(cannot be asked for batches to go on with.*){5}")
         with stopped(first):
             postgres.start()
-            waits = ask(at_second, "one")
-            other = ask(at_second, "two")
+            waits = ask("one")
+            other = ask("two")
             until("the call of the other", lambda: house.held() == 2)
         with psycopg.connect(database, autocommit=True) as connection:
             ask_lease = f"{_SINGLES} WHERE idempotency_key = 'one'"
             until("renewals", lambda: connection.execute(ask_lease).fetchone()[0] > before + 5)
         house.emulator.remove()
-        results = [one.result() for one in (runs, waits, other)]
+        results = [runs.result().result, waits.result().message, other.result().message]
     assert house.calls() == 2
     assert not any(result.maybe_billed for result in results)
-    assert [result.message.replayed for result in results] == [False, True, False]
+    assert [result.replayed for result in results] == [False, True, False]
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from .processes import Process, until
 
 _LIMIT = 30
 _SIDECARS = 3
-_ITEMS = 20
+_ITEMS = _LIMIT + 1  # at each sidecar: whoever is first and gets the whole budget waits for more, too
 _CONFIG = """
 [server]
 state_dir = "{folder}/state{number}"
