@@ -61,6 +61,18 @@ output_json_schema = '{"type": "object", "properties": {"n": {"type": "integer"}
 escalation_models = ["simulated-large", "simulated-huge"]
 """
 
+# One call at a time, which goes on when it is told to.
+TURNS = """
+[providers.ledger]
+kind = "python"
+factory = "tests.integration.factories:ledger"
+max_concurrency = 1
+[providers.ledger.options]
+path = "{ledger}"
+[strategies.turns]
+provider = "ledger"
+"""
+
 
 @pytest.fixture(scope="module")
 def target(start: Start) -> str:
@@ -105,7 +117,7 @@ def test_adaptive_concurrency_finishes_every_item_of_a_provider_that_throttles(t
 
 
 def test_a_large_batch_starves_neither_a_small_one_nor_a_single_item(start: Start, tmp_path: Path) -> None:
-    house = House(start, tmp_path).up()
+    house = House(start, tmp_path, config=TURNS).up()
     single = WireItem(item_id="single", prompt="single", strategy="turns")
     with (
         house.stream(batch_id="large", strategy="turns").send(*many("hold", range(400))).half_close() as large,

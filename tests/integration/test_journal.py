@@ -32,14 +32,6 @@ provider = "ledger"
 [strategies.narrow]
 provider = "ledger"
 max_concurrency = 1
-[providers.turns]
-kind = "python"
-factory = "tests.integration.factories:ledger"
-max_concurrency = 1
-[providers.turns.options]
-path = "{ledger}"
-[strategies.turns]
-provider = "turns"
 """
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
 
@@ -52,13 +44,14 @@ class House:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     sidecar: SidecarProcess | None = None
+    config: str = CONFIG
 
     @property
     def target(self) -> str:
         return f"unix:{self.folder}/s.sock"
 
     def up(self) -> House:
-        config = CONFIG.format(ledger=self.folder / "ledger")
+        config = self.config.format(ledger=self.folder / "ledger")
         arguments = ("--listen", self.target, "--state-dir", str(self.folder / "state"))
         self.sidecar = self.start(*arguments, config=config, environment={**ENVIRONMENT, **self.environment})
         self.sidecar.wait_for("serving on")
