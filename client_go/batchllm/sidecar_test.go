@@ -136,11 +136,6 @@ func TestAKilledSidecarIsRiddenOut(t *testing.T) {
 	for number := range work {
 		work[number] = WorkItem{ItemID: fmt.Sprint(number), Prompt: scripted(`"latency_ms": 5`), Strategy: "echo"}
 	}
-	again := sync.OnceFunc(func() {
-		running.kill()
-		running.start()
-		register(t, newClient(t, running.target))
-	})
 	batch := client.ProcessBatch(within(t), slices.Values(work))
 	seen := map[string]bool{}
 	var last int64
@@ -153,7 +148,9 @@ func TestAKilledSidecarIsRiddenOut(t *testing.T) {
 		}
 		seen[result.ItemID] = true
 		if last == 200 {
-			again()
+			running.kill()
+			running.start()
+			register(t, newClient(t, running.target))
 		}
 	}
 	if len(seen) != len(work) || batch.Totals().TotalItems != int64(len(work)) {

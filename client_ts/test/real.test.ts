@@ -70,14 +70,17 @@ test("a sidecar that is killed and comes again loses nothing", async () => {
   const batch = client.processBatch(work, { strategy: "echo", maxConcurrency: 5 });
   const sequences: number[] = [];
   let next: Sidecar | undefined;
-  for await (const result of batch) {
-    sequences.push(result.sequence);
-    if (sequences.length === 20) {
-      await sidecar.kill();
-      next = await Sidecar.start({ again: sidecar });
+  try {
+    for await (const result of batch) {
+      sequences.push(result.sequence);
+      if (sequences.length === 20) {
+        await sidecar.kill();
+        next = await Sidecar.start({ again: sidecar });
+      }
     }
+  } finally {
+    await next?.[Symbol.asyncDispose]();
   }
-  await next?.[Symbol.asyncDispose]();
   assert.deepEqual(sequences, numbers(301, 1));
   assert.equal(batch.totals.succeeded, 300);
 });
