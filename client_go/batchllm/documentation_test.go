@@ -12,10 +12,10 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// goRun runs a program in folder and gives what it prints.
+// goRun runs a program in folder and gives what it prints. It is compiled first, which may take as long as it wants.
 func goRun(t *testing.T, folder, target string, arguments ...string) string {
 	t.Helper()
-	program := exec.CommandContext(within(t), "go", append([]string{"run"}, arguments...)...)
+	program := exec.CommandContext(t.Context(), "go", append([]string{"run"}, arguments...)...)
 	program.Dir = folder
 	program.Env = append(os.Environ(), "BATCH_LLM_TARGET="+target)
 	said, err := program.CombinedOutput()

@@ -20,7 +20,8 @@ func isResumable(err *Error) bool {
 	case codes.Unavailable: // the connection broke, nobody answers, the sidecar drains, its journal cannot be written
 		return true
 	case codes.Internal, codes.Unknown, codes.Canceled:
-		return err.Reason == "" // from a connection that broke or from a proxy (RST_STREAM), not from a sidecar
+		// From a connection that broke or from a proxy (RST_STREAM), not from a sidecar, nor from closing the client.
+		return err.Reason == "" && err.kind != ErrClosed
 	}
 	// The sidecar has not noticed yet that the stream before is gone; or somebody is making room.
 	return err.Reason == ReasonBatchInUse || err.Reason == ReasonJournalFull

@@ -64,6 +64,9 @@ func TestWhatIsResumable(t *testing.T) {
 			t.Errorf("%v %s: resumable should be %v", test.code, test.reason, test.expected)
 		}
 	}
+	if isResumable(closed("here").(*Error)) {
+		t.Error("a client that is closed opens no stream")
+	}
 }
 
 func TestDelays(t *testing.T) {

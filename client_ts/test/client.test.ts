@@ -250,7 +250,7 @@ test("frames of a kind unknown here say nothing, and an end without totals is a 
   assert.match(error.message, /without `batch_result`/);
 });
 
-test("a deadline, a signal and cancel() end a batch that hangs", async () => {
+test("a deadline, a signal and cancel() end a batch that hangs", async (t) => {
   await using sidecar = await FakeSidecar.start();
   sidecar.script = async function* (call: Call) {
     const opening = (await requestsOf(call).next()).value?.open;
@@ -259,8 +259,13 @@ test("a deadline, a signal and cancel() end a batch that hangs", async () => {
     await new Promise(() => undefined);
   };
   await using client = new BatchClient(sidecar.target);
-  const late = await outcomeOf(client.processBatch(items(1), { timeoutMs: 50 }));
-  assert.ok(late.error instanceof DeadlineExceededError);
+  await client.waitUntilReady();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const late = client.processBatch(items(1), { timeoutMs: 50 });
+  await late.waitOpened();
+  t.mock.timers.tick(50);
+  assert.ok((await outcomeOf(late)).error instanceof DeadlineExceededError);
+  t.mock.timers.reset();
 
   const abort = new AbortController();
   const aborted = client.processBatch(items(1), { signal: abort.signal });

@@ -315,8 +315,8 @@ def _add_frame(together: Answer, kind: str, body: dict[str, Any], ledger: Ledger
 def _has_come(to: object, together: Answer) -> bool:
     if not isinstance(to, dict):
         return to in together
-    there = {key: int(value) for key, value in together.get("accepted", {}).items()}
-    there[RESULTS] = len(together[RESULTS])
+    said = readable({key: together[key] for key in ("accepted", "progress") if key in together})
+    there = {RESULTS: len(together[RESULTS]), **said.get("accepted", {}), **said.get("progress", {})}
     return all(there.get(what, 0) >= number for what, number in to.items())
 
 

@@ -7,11 +7,14 @@ import static dev.batchllm.client.Helpers.slow;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.ByteString;
+import com.google.protobuf.util.Durations;
+import com.google.protobuf.util.Timestamps;
 import dev.batchllm.v1.BatchInfo;
 import dev.batchllm.v1.BatchState;
 import dev.batchllm.v1.ErrorReason;
@@ -445,7 +448,7 @@ class BatchClientTest {
     try (Batch batch = client.processBatch(Stream.of(slow(0, 300), slow(1, 300)), options)) {
       assertEquals(2, batch.leave());
     }
-    assertEquals(BatchState.BATCH_STATE_SEALED, client.getBatch("handed").getState());
+    assertNotEquals(BatchState.BATCH_STATE_OPEN, client.getBatch("handed").getState());
     try (var other = BatchClient.connect(sidecar.target());
         Batch batch = other.resumeBatch("handed", 0)) {
       assertEquals(List.of("0", "1"), ids(batch));
@@ -461,7 +464,7 @@ class BatchClientTest {
   }
 
   @Test
-  void anotherProcessGoesOnWithTheSameItemsAndTheLastSequence() {
+  void anotherProcessGoesOnWithTheSameItemsAndTheLastSequence() throws Exception {
     BatchOptions options =
         BatchOptions.strategy("one")
             .withBatchId("other-process")
@@ -472,11 +475,8 @@ class BatchClientTest {
       last = batch.lastSequence();
     }
     assertEquals(50, last);
-    ResumePolicy patient =
-        ResumePolicy.DEFAULT.withBackoff(Duration.ofMillis(10), Duration.ofMillis(10));
-    try (var other =
-            BatchClient.connect(
-                sidecar.target(), ClientOptions.defaults().withResumePolicy(patient));
+    eventually(() -> !client.getBatch("other-process").getRunning(), "the sidecar keeps the batch");
+    try (var other = BatchClient.connect(sidecar.target());
         Batch batch = other.processBatch(items(200), options.withResumeAfterSequence(last))) {
       List<String> expected = IntStream.range(50, 200).mapToObj(Integer::toString).toList();
       assertEquals(expected, ids(batch));
@@ -486,7 +486,7 @@ class BatchClientTest {
   @Test
   void aBatchRidesOutAKilledSidecar(@TempDir Path own) throws Exception {
     try (Sidecar mortal = new Sidecar(own);
-        var other = BatchClient.connect(mortal.target());
+        var other = BatchClient.connect(mortal.unixTarget());
         Batch batch = other.processBatch(items(5000), ECHO)) {
       Set<String> ids = new HashSet<>();
       for (WorkItemResult result : batch) {
@@ -548,8 +548,8 @@ class BatchClientTest {
     assertFalse(client.createOrReuseCache("cached", Duration.ofSeconds(90)).getReused());
     assertTrue(client.createOrReuseCache("cached").getReused());
     var cache = client.getCache("cached");
-    long life = cache.getExpireTime().getSeconds() - cache.getCreateTime().getSeconds();
-    assertEquals(90, life);
+    var life = Timestamps.between(cache.getCreateTime(), cache.getExpireTime());
+    assertEquals(90, Math.round(Durations.toSecondsAsDouble(life)));
     assertFalse(client.renewCache("cached").getRecreated());
     assertFalse(client.renewCache("cached", Duration.ofMinutes(10)).getRecreated());
     assertEquals(1, client.listCaches().size());

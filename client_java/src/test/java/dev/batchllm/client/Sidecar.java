@@ -46,7 +46,10 @@ final class Sidecar implements AutoCloseable {
     start();
   }
 
-  /** Starts it again, on the same port, with the same journal. */
+  /**
+   * Starts it again, on the same socket, with the same journal. Its port is another one: the former
+   * may be somebody else's by now.
+   */
   void start() throws Exception {
     process =
         new ProcessBuilder(
@@ -55,7 +58,7 @@ final class Sidecar implements AutoCloseable {
                 "--config",
                 folder.resolve("sidecar.toml").toString(),
                 "--listen",
-                "127.0.0.1:" + port,
+                "127.0.0.1:0",
                 "--listen",
                 unixTarget(),
                 "--state-dir",
