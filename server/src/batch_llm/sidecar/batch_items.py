@@ -56,7 +56,23 @@ class BatchItems:
         self._look_up = look_up
         self._index: ItemIndex | None = None
         self._intake = Intake("", find)
-        self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue(_GROUPS_AHEAD)
+        self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue()
+        self._moved = asyncio.Event()
+        self._stopped = False
+
+    async def room(self) -> bool:
+        """Wait until few enough of those accepted wait to be run; False: there will be no room any more."""
+        while full := self._accepted.qsize() >= _GROUPS_AHEAD:
+            if self._stopped:
+                break
+            self._moved.clear()
+            await self._moved.wait()
+        return not full
+
+    def stop(self) -> None:
+        """Have nobody wait for room any more: nothing is run."""
+        self._stopped = True
+        self._moved.set()
 
     async def accept(self, frames: Sequence[pb.WorkItems], default_strategy: str) -> None:
         """Take in the items that were not sent before; they are in the journal when this returns. One call at a time.
@@ -79,7 +95,7 @@ class BatchItems:
             self.close()
             raise
         self.count += len(works)
-        await self._accepted.put(works)
+        self._accepted.put_nowait(works)
 
     async def feed(self, session: BatchSession, held: int, done: bytearray, cancelled: asyncio.Event) -> None:
         """Submit what has no result of the first `held` items, from the journal, then what is accepted, for ever.
@@ -110,7 +126,9 @@ class BatchItems:
                         break
         del done
         while True:
-            await session.submit(await self._accepted.get(), numbered=True)
+            works = await self._accepted.get()
+            self._moved.set()
+            await session.submit(works, numbered=True)
 
     def close(self) -> None:
         """Let go of what recognises items; it is built anew when it is needed."""
