@@ -408,6 +408,10 @@ async def test_one_sidecar_at_a_time(sqlite_path: Path) -> None:
         await store.write([begun])
         with pytest.raises(StoreError, match="in use by another sidecar"):
             await SqliteStore(sqlite_path).open()
+        link = sqlite_path.with_name("link.db")
+        link.symlink_to(sqlite_path)
+        with pytest.raises(StoreError, match="in use by another sidecar"):
+            await SqliteStore(link).open()
         async with opened(sqlite_path, inspect=True) as reader:
             await store.write([results(begun, 1)])
             assert len(await all_results(reader)) == 1, "it can be read meanwhile"

@@ -95,7 +95,8 @@ class SqliteStore(TableStore):
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.name = str(path)
-        self._path = path
+        # The file itself: through a link, its lock and write-ahead log would be sought beside the link.
+        self._path = Path(os.path.realpath(path))
         self._clock = clock
         self._thread: ThreadPoolExecutor | None = None
         self._lock: Lock | None = None
@@ -258,7 +259,7 @@ class SqliteStore(TableStore):
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         db = sqlite3.connect(
-            f"{self._path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+            f"{self._path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
         )
         db.row_factory, db.text_factory = typed, text_of
         return db
