@@ -16,13 +16,12 @@ from batch_llm.journal.store import DamagedError, JournalStore, StoreError
 from .journals import store_at
 from .settings import ConfigError, load
 
-
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # as shells report a command that SIGPIPE ended
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run it; the exit code: 0 it is whole, 1 it is damaged, 2 it cannot be read at all, or what it says not written."""
+    """Run it; the exit code: 0 it is whole, 1 it is damaged, 2 it cannot be read at all, or its content not written."""
     try:
         store = _store(options)
         code = asyncio.run(_check(store) if options.action == "check" else _export(store, options.batch_id))
