@@ -570,8 +570,8 @@ def test_the_order_of_results_is_the_one_that_a_batch_began_with(house: House) -
 # -- single items ------------------------------------------------------------------------------------------------------
 
 
-def single(house: House, prompt: str, key: str, **fields: str) -> WorkItemResult:
-    item = WorkItem(item_id=prompt, prompt=prompt, strategy="ledger", **fields)
+def single(house: House, prompt: str, key: str, strategy: str = "ledger", **fields: str) -> WorkItemResult:
+    item = WorkItem(item_id=prompt, prompt=prompt, strategy=strategy, **fields)
     request = pb.ProcessItemRequest(item=item, idempotency_key=key)
     result: WorkItemResult = house.ask("ProcessItem", request).result
     return result
@@ -597,6 +597,18 @@ def test_an_idempotency_key_runs_an_item_once(house: House) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         single(house, "a", "é" * 257)
     assert reason_of(failure.value) == "INVALID_FIELD"
+
+
+def test_a_key_is_free_while_its_strategy_is_unknown(house: House) -> None:
+    house.up()
+    assert reason_name(single(house, "a", "k", "later")) == "STRATEGY_NOT_FOUND"
+    house.stop().environment = {"BATCH_LLM_STRATEGIES__LATER": '{"provider": "ledger"}'}
+    first = single(house.up(), "a", "k", "later")
+    assert (first.output.text, first.replayed, first.maybe_billed) == ("a", False, False)
+    house.stop().environment = {}
+    again = single(house.up(), "a", "k", "later")
+    assert (again.output.text, again.replayed) == ("a", True), "what is recorded is given without it, too"
+    assert house.calls() == Counter(["a"])
 
 
 def test_calls_with_a_key_at_the_same_time_share_one_run_which_outlives_its_caller(house: House) -> None:
