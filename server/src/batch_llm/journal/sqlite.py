@@ -38,6 +38,7 @@ R = TypeVar("R")
 VERSION = 3
 _STRATEGIES_SINCE = 2
 _APPLICATION_ID = 0x624C4C4A  # "bLLJ": says that the file is a journal of ours
+_APPLICATION_AT = 68  # in the file
 _BUSY_SECONDS = 2.0
 _SLICE_BYTES = 4 * 2**20
 _SLICE_ROWS = 4096
@@ -231,8 +232,11 @@ class SqliteStore(TableStore):
         self._lock = Lock(self._path)
         check_presence(self._path, marked=self._lock.marked)
         file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-        os.fchmod(file, 0o600)
-        os.close(file)
+        try:
+            if not os.fstat(file).st_size or os.pread(file, 4, _APPLICATION_AT) == _APPLICATION_ID.to_bytes(4, "big"):
+                os.fchmod(file, 0o600)  # not of a file that is another's, and is refused below
+        finally:
+            os.close(file)
         dropped = check_log(self._path)
         self._db = db = self._connect("rw")
         version = self._version()
