@@ -148,6 +148,8 @@ def test_what_a_client_left_in_flight_ends_and_the_rest_waits_for_it(house: Hous
     first = house.stream(strategy="narrow").send(*work("hold0", "hold1", "hold2")).until(received=3)
     house.wait_for_calls(1)
     first.drop()
+    assert house.sidecar is not None
+    house.sidecar.wait_for("the stream of batch 'b' ended")
     house.open_the_gate()
     info = house.wait_until(lambda info: info.done == 1 and not info.running)
     assert (info.state, info.items, info.last_sequence) == (pb.BATCH_STATE_OPEN, 3, 1)
@@ -176,6 +178,8 @@ def test_a_client_that_goes_away_in_mid_sending_leaves_nothing_that_runs(house: 
     first = send_more_than_waits(house.stream(strategy="narrow"))
     house.wait_for_calls(1)
     first.drop()
+    assert house.sidecar is not None
+    house.sidecar.wait_for("the stream of batch 'b' ended")
     house.open_the_gate()
     info = house.wait_until(lambda info: not info.running)
     assert (info.state, info.done, house.calls().total()) == (pb.BATCH_STATE_OPEN, 1, 1)
