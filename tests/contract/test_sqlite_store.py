@@ -319,9 +319,10 @@ async def test_another_file_is_refused(sqlite_path: Path, content: bytes | None,
     else:
         sqlite_path.write_bytes(content)
     before = sqlite_path.read_bytes()
+    sqlite_path.chmod(0o644)
     with pytest.raises(DamagedError, match=said):
         await SqliteStore(sqlite_path).open()
-    assert sqlite_path.read_bytes() == before
+    assert (sqlite_path.read_bytes(), stat.S_IMODE(sqlite_path.stat().st_mode)) == (before, 0o644)
 
 
 async def test_a_newer_schema_is_refused(sqlite_path: Path) -> None:
@@ -400,6 +401,9 @@ async def test_the_files_are_the_owners_alone(sqlite_path: Path) -> None:
     finally:
         os.umask(mask)
     assert modes == dict.fromkeys((f"journal.db{suffix}" for suffix in ("", "-wal", "-shm", "-lock")), 0o600)
+    sqlite_path.chmod(0o644)  # by a restored backup, for instance
+    async with opened(sqlite_path):
+        assert stat.S_IMODE(sqlite_path.stat().st_mode) == 0o600
 
 
 async def test_one_sidecar_at_a_time(sqlite_path: Path) -> None:
@@ -408,6 +412,10 @@ async def test_one_sidecar_at_a_time(sqlite_path: Path) -> None:
         await store.write([begun])
         with pytest.raises(StoreError, match="in use by another sidecar"):
             await SqliteStore(sqlite_path).open()
+        link = sqlite_path.with_name("link.db")
+        link.symlink_to(sqlite_path)
+        with pytest.raises(StoreError, match="in use by another sidecar"):
+            await SqliteStore(link).open()
         async with opened(sqlite_path, inspect=True) as reader:
             await store.write([results(begun, 1)])
             assert len(await all_results(reader)) == 1, "it can be read meanwhile"

@@ -171,6 +171,32 @@ def test_what_a_client_left_in_flight_ends_and_the_rest_waits_for_it(house: Hous
     assert house.info().state == pb.BATCH_STATE_FINISHED
 
 
+_MORE_THAN_WAITS = 6 * 1024
+"""Items, more than a batch has waiting to be run: its stream stops reading."""
+
+
+def send_more_than_waits(stream: Stream) -> Stream:
+    for first in range(0, _MORE_THAN_WAITS, 1024):
+        stream.send(*work(*(f"hold{number}" for number in range(first, first + 1024))))
+    return stream.until(received=4 * 1024)
+
+
+def test_a_client_that_goes_away_in_mid_sending_leaves_nothing_that_runs(house: House) -> None:
+    house.up()
+    first = send_more_than_waits(house.stream(strategy="narrow"))
+    house.wait_for_calls(1)
+    house.drop(first)
+    house.open_the_gate()
+    info = house.wait_until(lambda info: not info.running)
+    assert (info.state, info.done, house.calls().total()) == (pb.BATCH_STATE_OPEN, 1, 1)
+    with send_more_than_waits(house.stream(strategy="narrow", resume_after_sequence=1)) as second:
+        second.half_close().rest()
+        assert second.sequences == list(range(2, _MORE_THAN_WAITS + 1))
+        assert len({"hold0", *ids(second.results)}) == _MORE_THAN_WAITS
+        check_totals(second, _MORE_THAN_WAITS)
+    assert house.calls().total() == _MORE_THAN_WAITS
+
+
 def test_a_client_that_goes_away_is_not_taken_for_one_that_has_sent_all(house: House) -> None:
     house.up()
     for number in range(30):  # to gRPC it looks like a half-close at first
@@ -332,6 +358,21 @@ def test_a_drain_ends_what_is_in_flight_and_keeps_the_rest(house: House) -> None
             ("hold2", False),
         ]
         check_totals(second, 3)
+
+
+def test_a_drain_in_mid_sending_waits_for_what_is_in_flight_alone(house: House) -> None:
+    house.environment = {"BATCH_LLM_SERVER__DRAIN_TIMEOUT_SECONDS": "3600"}
+    house.up()
+    with send_more_than_waits(house.stream(strategy="narrow")) as first:
+        house.wait_for_calls(1)
+        assert house.sidecar is not None
+        house.sidecar.process.send_signal(signal.SIGTERM)
+        house.sidecar.wait_for("draining")
+        house.open_the_gate()
+        assert first.failure() == "SERVER_DRAINING"
+        assert ids(first.results) == ["hold0"]
+    assert house.sidecar.process.wait(timeout=60) == 0
+    assert house.calls().total() == 1
 
 
 def test_what_a_drain_cuts_short_is_run_again_and_marked(house: House) -> None:
@@ -539,8 +580,8 @@ def test_the_order_of_results_is_the_one_that_a_batch_began_with(house: House) -
 # -- single items ------------------------------------------------------------------------------------------------------
 
 
-def single(house: House, prompt: str, key: str, **fields: str) -> WorkItemResult:
-    item = WorkItem(item_id=prompt, prompt=prompt, strategy="ledger", **fields)
+def single(house: House, prompt: str, key: str, strategy: str = "ledger", **fields: str) -> WorkItemResult:
+    item = WorkItem(item_id=prompt, prompt=prompt, strategy=strategy, **fields)
     request = pb.ProcessItemRequest(item=item, idempotency_key=key)
     result: WorkItemResult = house.ask("ProcessItem", request).result
     return result
@@ -566,6 +607,18 @@ def test_an_idempotency_key_runs_an_item_once(house: House) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         single(house, "a", "é" * 257)
     assert reason_of(failure.value) == "INVALID_FIELD"
+
+
+def test_a_key_is_free_while_its_strategy_is_unknown(house: House) -> None:
+    house.up()
+    assert reason_name(single(house, "a", "k", "later")) == "STRATEGY_NOT_FOUND"
+    house.stop().environment = {"BATCH_LLM_STRATEGIES__LATER": '{"provider": "ledger"}'}
+    first = single(house.up(), "a", "k", "later")
+    assert (first.output.text, first.replayed, first.maybe_billed) == ("a", False, False)
+    house.stop().environment = {}
+    again = single(house.up(), "a", "k", "later")
+    assert (again.output.text, again.replayed) == ("a", True), "what is recorded is given without it, too"
+    assert house.calls() == Counter(["a"])
 
 
 def test_calls_with_a_key_at_the_same_time_share_one_run_which_outlives_its_caller(house: House) -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import shlex
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +87,16 @@ def test_it_is_read_beside_a_running_sidecar(journal: Path, run: Run) -> None:
         assert run("check", str(journal)) == (0, ["the journal is whole"], "")
     finally:
         asyncio.run(store.close())
+
+
+@pytest.mark.parametrize(("to", "code", "said"), [("| head -c 1", 141, ""), ("> /dev/full", 2, "No space left")])
+def test_an_export_that_nobody_takes(journal: Path, to: str, code: int, said: str) -> None:
+    export = shlex.join([sys.executable, "-m", "batch_llm.sidecar.cli", "journal", "export", str(journal)])
+    shell = ["bash", "-c", f"{export} {to}; exit ${{PIPESTATUS[0]}}"]
+    ended = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert len(ended.stderr.splitlines()) == (1 if said else 0), ended.stderr
+    assert said in ended.stderr
 
 
 def test_damaged_records_are_said_and_skipped(journal: Path, run: Run) -> None:

@@ -333,6 +333,30 @@ def test_a_file_that_another_run_is_writing_is_left_alone(sidecar, rows: Path, t
     assert out.read_text() == '{"sequence": 1}\n{"seque'
 
 
+def test_results_of_before_stay_until_there_is_a_batch(sidecar, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    options = [rows, "--batch-id", "b", "--out", out, "--quiet"]
+    assert main(command(sidecar, "run", *options)) == 0
+    before = out.read_text()
+    sidecar.refusals = [Fault("", code=grpc.StatusCode.ABORTED, reason="BATCH_IN_USE")]
+    assert main(command(sidecar, "run", *options)) == 2
+    assert out.read_text() == before
+    assert main(command(sidecar, "run", *options)) == 0
+    assert sequences(out) == list(range(1, 11))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk(sidecar, rows: Path, capsys) -> None:
+    assert main(command(sidecar, "run", rows, "--batch-id", "b", "--out", "/dev/full")) == 2
+    told = capsys.readouterr().err
+    assert "batch-llm: cannot write /dev/full: No space left on device" in told
+    assert "to go on: the same command with --batch-id b --resume --out /dev/full" in told
+
+
+def test_a_file_that_cannot_be_cut_off(sidecar, rows: Path) -> None:
+    assert main(going_on(sidecar, rows, Path(os.devnull))) == 0
+
+
 def test_a_killed_run(sidecar, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     wait = threading.Event()

@@ -18,9 +18,10 @@ from batch_llm.journal.store import Change, DamagedError, FencedError, Items, Re
 from batch_llm.journal.writer import JournalWriter
 from batch_llm.model import BatchLLMError, BatchTotals, ErrorReason, ProviderError, Receipt, TokenUsage, WorkItemResult
 from batch_llm.shared import SharedStrategy
-from batch_llm.sidecar import mapping
+from batch_llm.sidecar import batch_items, mapping
 from batch_llm.sidecar.batch_log import Journal
 from batch_llm.sidecar.batches import Batches
+from batch_llm.sidecar.item_index import ItemIndex
 from batch_llm.sidecar.live_batch import Engine, LiveBatch
 from batch_llm.sidecar.recovery import checkpoint, recover
 from batch_llm.sidecar.registrations import Registrations
@@ -229,6 +230,35 @@ async def test_items_that_cannot_be_recorded_are_refused_and_taken_later(house: 
     assert [(result.item_id, result.sequence) for result in await take(batch, 1)] == [("b", 2)]
     assert (batch.items, house.strategy.calls) == (2, ["a", "b"])
     await house.close(batch)
+
+
+async def test_items_that_could_not_be_recognised_are_refused_and_taken_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small() -> ItemIndex:
+        index = ItemIndex()
+        index._db.execute("PRAGMA max_page_count = 8")
+        return index
+
+    house.strategy.gate.clear()
+    batch = await house.open(detach=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_items, "ItemIndex", small)
+        await batch.accept(frame("first"))
+        with pytest.raises(StoreError, match="SQLITE_TMPDIR") as failure:
+            await batch.accept(many(1000))
+    assert failure.value.reason is ErrorReason.JOURNAL_FULL
+    assert batch.items == 1
+    batch.leave()
+    house.strategy.gate.set()
+    assert await house.open() is batch, "it runs by itself"
+    await batch.accept(many(1000))
+    assert batch.items == 1001
+    batch.seal()
+    await batch.closed.wait()
+    assert batch.result is not None
+    assert batch.result.succeeded == 1001
+    batch.leave()
 
 
 async def test_results_are_kept_while_the_store_fails_and_written_when_it_works(house: House) -> None:

@@ -296,6 +296,12 @@ def test_a_password_in_a_url_that_is_refused_is_not_told(write: Write) -> None:
     assert "secret" not in message
 
 
+@pytest.mark.parametrize("url", ["memory:", "sqlite:", "sqlite://x.db", "sqlite:x.db", "PostgreSQL://host/database"])
+def test_a_url_that_would_be_taken_for_a_path_is_refused(write: Write, url: str) -> None:
+    message = refusal(write(f'[journal]\nurl = "{url}"'))
+    assert "journal.url: must be sqlite, sqlite:///path, postgresql://… or memory" in message
+
+
 def test_each_mistake_has_a_line(write: Write) -> None:
     lines = refusal(write('[server]\nmax_concurrency = 0\nlog_level = "LOUD"\nport = 5')).splitlines()
     assert len(lines) == 3

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,44 +18,71 @@ from batch_llm_client.cli.rows import STDIN
 STDOUT: Final = "-"
 
 
+class OutputError(UsageError):
+    """Results cannot be written now; those that were not can be had again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """A file for results.
 
     Args:
         file: it, written line by line: whoever reads along, or comes after a crash, finds whole results.
+        name: for complaints.
         after: sequence of the last result in it.
-        whole: bytes of whole lines in it; None: as many as there are.
+        whole: bytes of whole lines in it that are to stay; None: all.
     """
 
     file: TextIO
+    name: str
     after: int = 0
     whole: int | None = None
 
     def begin(self) -> None:
-        """Cut off a line that was not written whole; once the batch is ours, for another run may be writing it."""
-        if self.whole is not None:
+        """Cut off what is not to stay; once the batch is ours, for another run may be writing it, or none begin."""
+        if self.whole is not None and stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
             os.ftruncate(self.file.fileno(), self.whole)
+
+    def write(self, line: str) -> None:
+        """Write a line. OutputError: it may be there in part."""
+        with _explained(self.name):
+            self.file.write(line + "\n")
 
 
 @contextmanager
 def open_output(options: argparse.Namespace) -> Iterator[Output]:
-    """Open what `--out` names, to be gone on with if `--resume` says so. UsageError: it cannot be."""
+    """Open what `--out` names, to be gone on with if `--resume` says so; what is in it stays until `begin`.
+
+    UsageError: it cannot be opened. OutputError: the end of what was written may be lost.
+    """
     if options.out == STDOUT:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
-        yield Output(sys.stdout)
+        yield Output(sys.stdout, "stdout")
         return
     path = Path(options.out)
     if options.file != STDIN and path.exists() and os.path.samefile(options.file, path):
         raise UsageError(f"--out {path} is the input itself: choose another file")
-    after, whole = _recorded(path) if options.resume else (0, None)
+    after, whole = _recorded(path) if options.resume else (0, 0)
     try:
-        file = path.open("a" if options.resume else "w", encoding="utf-8", buffering=1)
+        file = path.open("a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    with file:
-        yield Output(file, after, whole)
+    try:
+        yield Output(file, options.out, after, whole)
+    finally:
+        with _explained(options.out):
+            file.close()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {name}: {error.strerror}") from None
 
 
 def _recorded(path: Path) -> tuple[int, int]:

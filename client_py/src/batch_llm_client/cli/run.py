@@ -21,7 +21,7 @@ from batch_llm_client.batch import Batch
 from batch_llm_client.cli.connection import connect
 from batch_llm_client.cli.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_SOME_FAILED, UsageError, complaint
 from batch_llm_client.cli.interrupt import cancelled_by_interrupt
-from batch_llm_client.cli.output import STDOUT, Output, open_output
+from batch_llm_client.cli.output import STDOUT, Output, OutputError, open_output
 from batch_llm_client.cli.rows import STDIN, PromptTemplate, RowFormat, RowSource, open_rows
 from batch_llm_client.cli.tally import Tally, percent
 from batch_llm_client.client import BatchClient
@@ -43,16 +43,16 @@ def run(options: argparse.Namespace) -> int:
         source = _source(options, file, row, console)
         if options.detach:
             return _hand_over(options, source, console)
-        with open_output(options) as out:
-            try:
+        try:
+            with open_output(options) as out:
                 totals = _process(options, source, tally, out, console)
-                code = EXIT_SOME_FAILED if totals.failed or source.bad else 0
-            except KeyboardInterrupt:
-                totals, code = tally.totals(time.monotonic() - started), EXIT_INTERRUPTED
-                _print(console, "interrupted; so far:")
-            except BatchLLMClientError as error:
-                totals, code = tally.totals(time.monotonic() - started), EXIT_ERROR
-                _print(console, complaint(error))
+            code = EXIT_SOME_FAILED if totals.failed or source.bad else 0
+        except KeyboardInterrupt:
+            totals, code = tally.totals(time.monotonic() - started), EXIT_INTERRUPTED
+            _print(console, "interrupted; so far:")
+        except (BatchLLMClientError, OutputError) as error:
+            totals, code = tally.totals(time.monotonic() - started), EXIT_ERROR
+            _print(console, complaint(error))
     if not options.quiet and (code != EXIT_ERROR or tally.done):
         console.print(_summary(totals, source.bad))
         _print_receipt(totals.receipt, console)
@@ -87,7 +87,7 @@ def _process(options: argparse.Namespace, source: RowSource, tally: Tally, out: 
         out.begin()
         for result in batch:
             tally.add(result)
-            out.file.write(json.dumps(to_json(result), ensure_ascii=False) + "\n")
+            out.write(json.dumps(to_json(result), ensure_ascii=False))
         return batch.totals
 
 

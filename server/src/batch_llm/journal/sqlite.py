@@ -38,6 +38,7 @@ R = TypeVar("R")
 VERSION = 3
 _STRATEGIES_SINCE = 2
 _APPLICATION_ID = 0x624C4C4A  # "bLLJ": says that the file is a journal of ours
+_APPLICATION_AT = 68  # in the file
 _BUSY_SECONDS = 2.0
 _SLICE_BYTES = 4 * 2**20
 _SLICE_ROWS = 4096
@@ -95,7 +96,8 @@ class SqliteStore(TableStore):
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.name = str(path)
-        self._path = path
+        # The file itself: through a link, its lock and write-ahead log would be sought beside the link.
+        self._path = Path(os.path.realpath(path))
         self._clock = clock
         self._thread: ThreadPoolExecutor | None = None
         self._lock: Lock | None = None
@@ -230,8 +232,11 @@ class SqliteStore(TableStore):
         self._lock = Lock(self._path)
         check_presence(self._path, marked=self._lock.marked)
         file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-        os.fchmod(file, 0o600)
-        os.close(file)
+        try:
+            if not os.fstat(file).st_size or os.pread(file, 4, _APPLICATION_AT) == _APPLICATION_ID.to_bytes(4, "big"):
+                os.fchmod(file, 0o600)  # not of a file that is another's, and is refused below
+        finally:
+            os.close(file)
         dropped = check_log(self._path)
         self._db = db = self._connect("rw")
         version = self._version()
@@ -258,7 +263,7 @@ class SqliteStore(TableStore):
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         db = sqlite3.connect(
-            f"{self._path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+            f"{self._path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
         )
         db.row_factory, db.text_factory = typed, text_of
         return db

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 
 from batch_llm.executor import Work
-from batch_llm.journal.store import JournalStore
+from batch_llm.journal.store import JournalStore, StoreError
 from batch_llm.model import BatchLLMError
 from batch_llm.processor import BatchSession
 from batch_llm.shared import SharedStrategy
@@ -56,30 +57,49 @@ class BatchItems:
         self._look_up = look_up
         self._index: ItemIndex | None = None
         self._intake = Intake("", find)
-        self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue(_GROUPS_AHEAD)
+        self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue()
+        self._moved = asyncio.Event()
+        self._stopped = False
+
+    async def room(self) -> bool:
+        """Wait until few enough of those accepted wait to be run; False: there will be no room any more."""
+        while full := self._accepted.qsize() >= _GROUPS_AHEAD:
+            if self._stopped:
+                break
+            self._moved.clear()
+            await self._moved.wait()
+        return not full
+
+    def stop(self) -> None:
+        """Have nobody wait for room any more: nothing is run."""
+        self._stopped = True
+        self._moved.set()
 
     async def accept(self, frames: Sequence[pb.WorkItems], default_strategy: str) -> None:
         """Take in the items that were not sent before; they are in the journal when this returns. One call at a time.
 
         Raises:
-            BatchLLMError: the batch is sealed and there are new ones, or the journal cannot be written.
+            BatchLLMError: the batch is sealed and there are new ones, or the journal cannot be written, or the file
+                that recognises items.
         """
         await self._look_up(item.strategy or default_strategy for frame in frames for item in frame.items)
-        self._intake.index = await self._item_index()
-        self._intake.default_strategy = default_strategy
         works: list[Work] = []
-        payload = [self._take_in(frame, works) for frame in frames]
-        if not works:
-            return
         try:
+            self._intake.index = await self._item_index()
+            self._intake.default_strategy = default_strategy
+            payload = [self._take_in(frame, works) for frame in frames]
+            if not works:
+                return
             self._check_open()
             await self._log.accept(self.count, len(works), b"".join(payload))
-        except BaseException:
+        except BaseException as error:
             # It knows items now that are not accepted; it is built anew from the journal.
             self.close()
+            if isinstance(error, sqlite3.Error):
+                raise _no_index(error) from error
             raise
         self.count += len(works)
-        await self._accepted.put(works)
+        self._accepted.put_nowait(works)
 
     async def feed(self, session: BatchSession, held: int, done: bytearray, cancelled: asyncio.Event) -> None:
         """Submit what has no result of the first `held` items, from the journal, then what is accepted, for ever.
@@ -110,7 +130,9 @@ class BatchItems:
                         break
         del done
         while True:
-            await session.submit(await self._accepted.get(), numbered=True)
+            works = await self._accepted.get()
+            self._moved.set()
+            await session.submit(works, numbered=True)
 
     def close(self) -> None:
         """Let go of what recognises items; it is built anew when it is needed."""
@@ -158,3 +180,11 @@ class BatchItems:
                 raise
             self._index = index
         return self._index
+
+
+def _no_index(error: sqlite3.Error) -> StoreError:
+    return StoreError(
+        f"items that are sent again cannot be recognised: {error}: the directory for temporary files must be writable "
+        "and have room for some 100 bytes an item; make room, or name another in SQLITE_TMPDIR",
+        full=getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL,
+    )

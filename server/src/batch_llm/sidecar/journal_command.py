@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,15 +16,29 @@ from batch_llm.journal.store import DamagedError, JournalStore, StoreError
 from .journals import store_at
 from .settings import ConfigError, load
 
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141  # as shells report a command that SIGPIPE ended
+
 
 def run(options: argparse.Namespace) -> int:
-    """Run it; the exit code: 0 it is whole, 1 it is damaged, 2 it cannot be read at all."""
+    """Run it; the exit code: 0 it is whole, 1 it is damaged, 2 it cannot be read at all, or its content not written."""
     try:
         store = _store(options)
-        return asyncio.run(_check(store) if options.action == "check" else _export(store, options.batch_id))
+        code = asyncio.run(_check(store) if options.action == "check" else _export(store, options.batch_id))
+        sys.stdout.flush()
     except (ConfigError, StoreError, DamagedError) as error:
         print(error, file=sys.stderr)
         return 1 if isinstance(error, DamagedError) else 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except OSError as error:
+        # Python flushes stdout once more when it ends; that must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _BROKEN_PIPE
+        print(f"cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return 2
+    return code
 
 
 def _store(options: argparse.Namespace) -> JournalStore:

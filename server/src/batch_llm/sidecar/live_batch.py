@@ -209,11 +209,16 @@ class LiveBatch:
     async def accept(self, frames: Sequence[pb.WorkItems]) -> bool:
         """Take in the items of some frames that were not sent before; they are in the journal when this returns.
 
-        False: the batch is cancelled and takes nothing. If this is cancelled, it goes on in the background.
+        It waits for room first. False: the batch is cancelled, or about to be let go of, and takes nothing. If this is
+        cancelled once there is room, it goes on in the background.
 
         Raises:
             BatchLLMError: the batch is sealed and takes no more, or the journal cannot be written.
         """
+        # Not counted as accepting: a batch that runs nothing is let go of instead of waiting for room that never comes.
+        if not await self._items.room():
+            self.stop_reading()
+            return False
         self._accepting += 1
         task = self._loop.create_task(self._accept(frames))
         task.add_done_callback(self._on_accepted)
@@ -300,6 +305,7 @@ class LiveBatch:
         self._draining = True
         if self._engine.journal.store.durable:
             self._session.pause()
+            self._items.stop()
         self._check()
 
     async def cut_short(self, message: str) -> None:
@@ -380,6 +386,7 @@ class LiveBatch:
     async def _close(self) -> None:
         self._feeder.cancel()
         await self._session.abort()
+        self._items.stop()
         self._items.close()
         for shared in self._leased.values():
             try:

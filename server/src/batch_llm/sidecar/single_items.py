@@ -82,6 +82,10 @@ class SingleItems:
             task.exception()  # its caller, if there still is one, has it too
 
     async def _run_once(self, item: work_pb2.WorkItem, key: str, digest: bytes) -> work_pb2.WorkItemResult:
+        if self._engine.catalogue.find(item.strategy) is None:
+            known = await self._store.single(key)
+            if known is None or not known.result:
+                return await self._run(item)  # not recorded: the strategy may be there when it is called again
         begun = Single(key, digest, b"", self._journal.owner, self._lease_seconds)
         while True:
             known = await self._begin(begun)

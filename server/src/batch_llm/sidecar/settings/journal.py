@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pydantic import Field, field_validator
 
 from .section import LONGEST_SECONDS, Section
@@ -34,7 +32,7 @@ class JournalSettings(Section):
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        scheme = value if value in {"sqlite", "memory"} else urlsplit(value).scheme
-        if scheme not in {"sqlite", "memory", "postgresql", "postgres"}:
+        # To the letter: what is taken for a path below would be made.
+        if value not in {"sqlite", "memory"} and not value.startswith(("sqlite:///", "postgresql://", "postgres://")):
             raise ValueError("must be sqlite, sqlite:///path, postgresql://… or memory")
         return value
