@@ -383,6 +383,17 @@ async def test_damage_is_found_where_it_is_read(
             pass
 
 
+async def test_damage_in_the_way_of_a_write_is_told_from_a_store_that_is_away(
+    postgres: PostgresServer, store: PostgresStore, schema: str
+) -> None:
+    begun = begin()
+    await store.write([begun])
+    tell(postgres.url, f"UPDATE {schema}.batches SET opening = opening || '\\x00'")
+    with pytest.raises(DamagedError, match=r"batch 'batch'.*journal check") as damage:
+        await store.write([items(begun, 0)])
+    assert damage.value.metadata["batch_id"] == "batch"
+
+
 async def test_erased_rows_are_gone(postgres: PostgresServer, store: PostgresStore, schema: str) -> None:
     begun = begin()
     await store.write([begun, items(begun, 0), Starts("batch", begun.fence, (0,)), results(begun, 1)])
