@@ -172,7 +172,7 @@ async def test_it_reconnects_to_a_server_that_was_restarted(own_server: Postgres
         assert await store.get("batch")
         for number, mode in enumerate(("fast", "immediate", "kill"), 1):
             own_server.kill() if mode == "kill" else own_server.stop(mode)
-            with pytest.raises(StoreError, match=r"PostgreSQL host=.*see that the server runs"):
+            with pytest.raises(StoreError, match=r"PostgreSQL host=.*nothing listens there: start the server"):
                 await store.get("batch")
             with pytest.raises(StoreError):
                 await store.write([results(begun, number)])
@@ -279,7 +279,7 @@ async def test_a_full_disk_is_an_error_that_passes(postgres: PostgresServer, sch
 
 async def test_a_server_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     store = PostgresStore(f"postgresql://batch:hidden@/postgres?host={tmp_path}")
-    with pytest.raises(StoreError, match="see that the server runs") as refused:
+    with pytest.raises(StoreError, match="nothing listens there: start the server") as refused:
         await store.open()
     assert "hidden" not in str(refused.value) + store.name
 
