@@ -2,13 +2,14 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import psycopg
 import pytest
 
 from batch_llm.postgres import Line, Postgres, SchemaError, Tables, UnavailableError
 
-from .postgres import PostgresServer, stalled
+from .postgres import PostgresServer, running_server, stalled
 
 ONE = Tables("one", ("CREATE TABLE one (x int)",))
 TWO = Tables("two", ("CREATE TABLE two (x int)", "ALTER TABLE two ADD y int"))
@@ -85,3 +86,43 @@ async def test_a_connection_that_was_lost_is_made_anew(postgres: PostgresServer,
     await beside.fetch("SELECT pg_terminate_backend(%s, 10000)", before[0])
     await beside.close()
     assert await line.fetch("SELECT pg_backend_pid()") != [before]
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[PostgresServer]:
+    """A server that asks for passwords, and lets only some in."""
+    with running_server() as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE known LOGIN PASSWORD 'right'")
+            connection.execute("CREATE ROLE idle")
+            users = "local all known scram-sha-256\nlocal all batch,missing,idle trust\n"
+            (server.data / "pg_hba.conf").write_text(users)
+            connection.execute("SELECT pg_reload_conf()")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "known:wrong@/postgres?host={socket}",
+            'password authentication failed for user "known": correct the user in .*, or the password .PGPASSWORD',
+        ),
+        ("known@/postgres?host={socket}", "no password supplied: give the password, in PGPASSWORD"),
+        ("batch@/missing?host={socket}", 'database "missing" does not exist: make it with CREATE DATABASE, or name'),
+        ("missing@/postgres?host={socket}", 'role "missing" does not exist: make it with CREATE ROLE'),
+        ("idle@/postgres?host={socket}", 'role "idle" is not permitted to log in: permit it with ALTER ROLE'),
+        ("other@/postgres?host={socket}", "no pg_hba.conf entry for .*: permit it in the server's pg_hba.conf"),
+        ("batch@/postgres?host={socket}&port=1", "nothing listens there: start the server, or correct host and port"),
+        ("batch@127.0.0.1:1/postgres", "refused.* nothing listens there: start the server, or correct host and port"),
+        ("batch@none.invalid/postgres", "failed to resolve host 'none.invalid'.*: correct the host in journal.url"),
+    ],
+)
+async def test_what_keeps_from_connecting_is_named_with_its_way_out(
+    guarded: PostgresServer, url: str, said: str
+) -> None:
+    line = Postgres(f"postgresql://{url.format(socket=guarded.folder)}").line()
+    with pytest.raises(UnavailableError, match=said) as refused:
+        await line.fetch("SELECT 1")
+    assert "wrong@" not in str(refused.value)
+    await line.close()

@@ -172,7 +172,7 @@ async def test_it_reconnects_to_a_server_that_was_restarted(own_server: Postgres
         assert await store.get("batch")
         for number, mode in enumerate(("fast", "immediate", "kill"), 1):
             own_server.kill() if mode == "kill" else own_server.stop(mode)
-            with pytest.raises(StoreError, match=r"PostgreSQL host=.*see that the server runs"):
+            with pytest.raises(StoreError, match=r"PostgreSQL host=.*nothing listens there: start the server"):
                 await store.get("batch")
             with pytest.raises(StoreError):
                 await store.write([results(begun, number)])
@@ -279,7 +279,7 @@ async def test_a_full_disk_is_an_error_that_passes(postgres: PostgresServer, sch
 
 async def test_a_server_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     store = PostgresStore(f"postgresql://batch:hidden@/postgres?host={tmp_path}")
-    with pytest.raises(StoreError, match="see that the server runs") as refused:
+    with pytest.raises(StoreError, match="nothing listens there: start the server") as refused:
         await store.open()
     assert "hidden" not in str(refused.value) + store.name
 
@@ -381,6 +381,17 @@ async def test_damage_is_found_where_it_is_read(
     with pytest.raises(DamagedError, match=r"batch 'batch'.*journal check"):
         async for _ in readers.get(table, store.items)("batch"):
             pass
+
+
+async def test_damage_in_the_way_of_a_write_is_told_from_a_store_that_is_away(
+    postgres: PostgresServer, store: PostgresStore, schema: str
+) -> None:
+    begun = begin()
+    await store.write([begun])
+    tell(postgres.url, f"UPDATE {schema}.batches SET opening = opening || '\\x00'")
+    with pytest.raises(DamagedError, match=r"batch 'batch'.*journal check") as damage:
+        await store.write([items(begun, 0)])
+    assert damage.value.metadata["batch_id"] == "batch"
 
 
 async def test_erased_rows_are_gone(postgres: PostgresServer, store: PostgresStore, schema: str) -> None:

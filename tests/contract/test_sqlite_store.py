@@ -263,6 +263,28 @@ async def test_damage_in_a_batch_that_ended_is_found_where_it_is_read(sqlite_pat
         ]
 
 
+async def test_opening_does_not_pass_a_damaged_record_for_whole(sqlite_path: Path) -> None:
+    await filled(sqlite_path, 2)
+    with sqlite3.connect(sqlite_path) as db:
+        db.execute("UPDATE batches SET state = 'XX'")
+    db.close()
+    async with opened(sqlite_path) as store:
+        with pytest.raises(DamagedError, match="its record does not have its checksum"):
+            await store.get("batch")
+
+
+async def test_damage_in_the_way_of_a_write_is_told_from_a_store_that_is_away(sqlite_path: Path) -> None:
+    async with opened(sqlite_path) as store:
+        begun = begin()
+        await store.write([begun])
+        with sqlite3.connect(sqlite_path) as db:
+            db.execute("UPDATE batches SET opening = x'00'")
+        db.close()
+        with pytest.raises(DamagedError, match=r"batch 'batch'.*journal check") as damage:
+            await store.write([items(begun, 0)])
+        assert damage.value.metadata["batch_id"] == "batch"
+
+
 async def test_pages_that_are_zeroed_are_noticed_wherever_they_are(sqlite_path: Path) -> None:
     await filled(sqlite_path)
     whole = sqlite_path.read_bytes()
@@ -270,7 +292,8 @@ async def test_pages_that_are_zeroed_are_noticed_wherever_they_are(sqlite_path: 
         Path(f"{sqlite_path}-wal").unlink(missing_ok=True)
         sqlite_path.write_bytes(whole)
         overwrite(sqlite_path, page * 4096, bytes(4096))
-        with pytest.raises(DamagedError, match=r"damaged.*journal (check|export)"):
+        way_on = "restore a backup" if page == 0 else "journal (check|export)"
+        with pytest.raises(DamagedError, match=rf"damaged.*{way_on}"):
             async with opened(sqlite_path) as store:
                 # Pages that hold nothing of the batch, such as those of empty tables, are found when they are used.
                 begun = await store.claim("batch", "me", 60)

@@ -188,7 +188,8 @@ def test_what_is_no_journal(tmp_path: Path, run: Run, action: str) -> None:
     (tmp_path / "text").write_bytes(b"no database at all" * 1000)
     code, _, errors = run(action, str(tmp_path / "text"))
     assert code == 1
-    assert "not a database" in errors
+    assert "not a database: it is another file, or its beginning is damaged; name the journal's file" in errors
+    assert "journal check" not in errors, "that is what was run"
     config = tmp_path / "sidecar.toml"
     config.write_text('[journal]\nurl = "memory"\n')
     code, _, errors = run(action, "--config", str(config))

@@ -27,7 +27,7 @@ const (
 type BatchState int32
 
 const (
-	// Never sent.
+	// Its record in the journal is damaged; nothing but its id is known, GetBatch says more.
 	BatchState_BATCH_STATE_UNSPECIFIED BatchState = 0
 	// Items may still come.
 	BatchState_BATCH_STATE_OPEN BatchState = 1

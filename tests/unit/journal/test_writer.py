@@ -11,6 +11,7 @@ from batch_llm.journal.store import (
     BatchExistsError,
     Begin,
     Change,
+    DamagedError,
     FencedError,
     Items,
     OutcomeUnknownError,
@@ -172,6 +173,69 @@ async def test_a_fenced_batch_does_not_fail_others() -> None:
     assert [type(outcome) for outcome in outcomes] == [FencedError, type(None), FencedError, FencedError, type(None)]
     assert await sequences(store, "mine") == [1, 2]
     assert len(store.transactions) == 3
+
+
+async def test_damage_stops_its_batch_and_new_work_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    store, mine, others = FailingStore(), begin("mine"), begin("others")
+    writer = JournalWriter(store)
+    await asyncio.gather(writer.offer(mine), writer.offer(others))
+    store.failures = [DamagedError("a page is damaged") for _ in range(2)]
+    outcomes = await asyncio.gather(
+        writer.record(results(mine, 1)),
+        writer.record(results(others, 1)),
+        writer.record(results(mine, 2)),
+        writer.record(Single("key", b"digest", b"result")),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [DamagedError, type(None), DamagedError, type(None)]
+    assert str(outcomes[0]) == "batch 'mine': a page is damaged"
+    with pytest.raises(DamagedError, match="batch 'mine'"):
+        await writer.record(results(mine, 3))
+    assert await sequences(store, "mine") == [], "without a gap"
+    with pytest.raises(DamagedError, match="new work is refused until the sidecar is started anew: a page is damaged"):
+        await writer.offer(items(others, 0))
+    await writer.record(results(others, 2))
+    assert await sequences(store, "others") == [1, 2]
+    assert isinstance(writer.failure, DamagedError)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_room_for_little_is_not_said_to_be_room_again(caplog: pytest.LogCaptureFixture) -> None:
+    class FullStore(MemoryStore):
+        room = 100
+
+        async def write(self, writes: Sequence[Write]) -> None:
+            if sum(len(write.payload) for write in writes if isinstance(write, Items)) > self.room:
+                raise StoreError("the disk is full", full=True)
+            await super().write(writes)
+
+    store, begun, pauses = FullStore(), begin(), Pauses()
+    writer = JournalWriter(store, sleep=pauses)
+    await writer.offer(begun)
+    for _ in range(3):
+        with pytest.raises(StoreError, match="full"):
+            await writer.offer(items(begun, 0, bytes(1000)))
+        await writer.close()
+        await writer.record(Change("b", begun.fence, detach=True))
+    assert pauses.taken == pytest.approx([0.1, 0.1, 0.1]), "it is not slowed down once it writes"
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    store.room = 1000
+    await writer.offer(items(begun, 0, bytes(600)))
+    assert len(caplog.records) == 1
+    await writer.offer(items(begun, 1, bytes(600)))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
+
+
+async def test_a_refusal_does_not_say_that_the_store_can_be_written(caplog: pytest.LogCaptureFixture) -> None:
+    store, begun = FailingStore(), begin()
+    writer = JournalWriter(store)
+    await writer.offer(begun)
+    store.failures = [StoreError("the disk is full", full=True)]
+    with pytest.raises(FencedError):
+        await writer.record(results(begin(), 1))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    await writer.offer(items(begun, 0, bytes(100)))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
 
 
 async def test_a_second_begin_fails_alone_with_what_follows_it() -> None:

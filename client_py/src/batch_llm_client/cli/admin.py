@@ -174,12 +174,12 @@ _CACHE_COLUMNS: Final[Mapping[str, Callable[[Cache], str]]] = {
 }
 _BATCH_COLUMNS: Final[Mapping[str, Callable[[BatchInfo], str]]] = {
     "batch": lambda batch: batch.batch_id,
-    "state": lambda batch: _word(BatchState.Name(batch.state)),
+    "state": lambda batch: _word(BatchState.Name(batch.state)) if batch.state else "damaged",
     "running": lambda batch: "yes" if batch.running else "no",
     "items": lambda batch: f"{batch.items:,}",
     "done": lambda batch: f"{batch.done:,}",
     "failed": lambda batch: f"{batch.failed:,}",
-    "updated": lambda batch: _moment(batch.update_time),
+    "updated": lambda batch: _moment(batch.update_time) if batch.HasField("update_time") else "",
 }
 
 

@@ -29,7 +29,7 @@ class _BatchState:
 class _BatchStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BATCH_STATE_UNSPECIFIED: _BatchState.ValueType  # 0
-    """Never sent."""
+    """Its record in the journal is damaged; nothing but its id is known, GetBatch says more."""
     BATCH_STATE_OPEN: _BatchState.ValueType  # 1
     """Items may still come."""
     BATCH_STATE_SEALED: _BatchState.ValueType  # 2
@@ -43,7 +43,7 @@ class BatchState(_BatchState, metaclass=_BatchStateEnumTypeWrapper):
     """How far a batch is."""
 
 BATCH_STATE_UNSPECIFIED: BatchState.ValueType  # 0
-"""Never sent."""
+"""Its record in the journal is damaged; nothing but its id is known, GetBatch says more."""
 BATCH_STATE_OPEN: BatchState.ValueType  # 1
 """Items may still come."""
 BATCH_STATE_SEALED: BatchState.ValueType  # 2

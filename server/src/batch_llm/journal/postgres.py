@@ -158,9 +158,6 @@ class PostgresStore(TableStore):
         except (StoreError, DamagedError) as error:
             if self._doubt is not None:
                 raise OutcomeUnknownError(str(error)) from error
-            if isinstance(error, DamagedError):
-                # Whoever writes keeps what waits, and says so; giving up here would drop it.
-                raise StoreError(str(error)) from error
             raise
 
     async def claim(self, batch_id: str, owner: str, lease_seconds: float) -> BatchRecord | None:

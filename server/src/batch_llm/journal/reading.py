@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .records import BATCH_COLUMNS, Batch, checksum, registration_row, single_checksum, unpack
@@ -88,13 +89,13 @@ class TableStore(JournalStore):
         if floor := await self._rows("items", batch.key, from_index, backwards=True):
             start = floor[0][0]
         following = start if floor else 0
-        async for number, count, check, payload in self._all("items", batch.key, start, damaged):
+        async for number, count, check, payload in self._all("items", batch, start, damaged):
             payload = bytes(payload)
             if check != checksum(b"i", batch.key, number, count, payload):
-                self._damaged(f"batch {batch_id!r}: items from {number} on do not have their checksum", damaged)
+                self._damaged(f"items from {number} on do not have their checksum", damaged, batch_id)
                 continue
             if number > following:
-                self._damaged(f"batch {batch_id!r}: items {following} to {number - 1} are missing", damaged)
+                self._damaged(f"items {following} to {number - 1} are missing", damaged, batch_id)
             following = number + count
             if following > from_index:
                 yield Items(batch_id, 0, number, count, payload)
@@ -108,12 +109,10 @@ class TableStore(JournalStore):
         if (batch := await self._find(batch_id, damaged)) is None:
             return
         seen = 0
-        async for number, failed, check, numbers, payload in self._all(
-            "results", batch.key, after_sequence + 1, damaged
-        ):
+        async for number, failed, check, numbers, payload in self._all("results", batch, after_sequence + 1, damaged):
             numbers, payload = bytes(numbers), bytes(payload)
             if check != checksum(b"r", batch.key, number, failed, numbers, payload):
-                self._damaged(f"batch {batch_id!r}: results to {number} do not have their checksum", damaged)
+                self._damaged(f"results to {number} do not have their checksum", damaged, batch_id)
                 continue
             both = unpack(numbers)
             half = len(both) // 2
@@ -128,10 +127,10 @@ class TableStore(JournalStore):
         if (batch := await self._find(batch_id, damaged)) is None:
             return
         seen = 0
-        async for number, check, indexes in self._all("starts", batch.key, 0, damaged):
+        async for number, check, indexes in self._all("starts", batch, 0, damaged):
             indexes = bytes(indexes)
             if check != checksum(b"s", batch.key, number, 0, indexes):
-                self._damaged(f"batch {batch_id!r}: starts {number} do not have their checksum", damaged)
+                self._damaged(f"starts {number} do not have their checksum", damaged, batch_id)
                 continue
             seen += 1
             yield unpack(indexes)
@@ -165,7 +164,8 @@ class TableStore(JournalStore):
     def _checked(self, row: Row, damaged: Damaged | None) -> Batch:
         batch, whole = Batch.of(row)
         if not whole:
-            self._damaged(f"batch {batch.record.batch_id!r}: its record does not have its checksum", damaged)
+            self._damaged("its record does not have its checksum", damaged, batch.record.batch_id)
+            batch.record = replace(batch.record, whole=False)
         return batch
 
     def _single(self, row: Row) -> SingleRecord:
@@ -179,20 +179,23 @@ class TableStore(JournalStore):
         """Tell of damage, unless the batch was erased while it was read."""
         row = await self._batch_row(batch.record.batch_id)
         if row is not None and row[0] == batch.key:
-            self._damaged(f"batch {batch.record.batch_id!r}: {what} are missing", damaged)
+            self._damaged(f"{what} are missing", damaged, batch.record.batch_id)
 
-    def _damaged(self, what: str, damaged: Damaged | None) -> None:
+    def _damaged(self, what: str, damaged: Damaged | None, batch_id: str | None = None) -> None:
+        if batch_id is not None:
+            what = f"batch {batch_id!r}: {what}"
         if damaged is None:
-            raise DamagedError(f"{self.name} is damaged: {what}; {WAY_ON}")
+            raise DamagedError(f"{self.name} is damaged: {what}; {WAY_ON}", batch_id=batch_id)
         damaged(what)
 
-    async def _all(self, table: str, key: int, start: int, damaged: Damaged | None) -> AsyncIterator[Row]:
+    async def _all(self, table: str, batch: Batch, start: int, damaged: Damaged | None) -> AsyncIterator[Row]:
+        key, batch_id = batch.key, batch.record.batch_id
         while True:
             try:
                 rows = await self._rows(table, key, start)
             except DamagedError as error:
                 if damaged is None:
-                    raise
+                    raise DamagedError(f"batch {batch_id!r}: {error}", batch_id=batch_id) from error
                 damaged(str(error))
                 break
             if not rows:

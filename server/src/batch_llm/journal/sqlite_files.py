@@ -179,7 +179,13 @@ def explain(error: sqlite3.Error | OSError, path: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if isinstance(error, sqlite3.IntegrityError):
         return ValueError(f"{path}: {error}: a record is there already")
-    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+    if code == sqlite3.SQLITE_NOTADB:
+        # Neither `journal check` nor `export` can read it.
+        return DamagedError(
+            f"{path}: {error}: it is another file, or its beginning is damaged; name the journal's file, or restore a "
+            "backup"
+        )
+    if code == sqlite3.SQLITE_CORRUPT:
         return DamagedError(f"{path} is damaged: {error}; {WAY_ON}")
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_room(path)):
         return StoreError(

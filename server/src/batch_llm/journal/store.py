@@ -64,6 +64,7 @@ class BatchRecord:
         owner: the sidecar that runs it; empty: none.
         fence: grows with every `claim`; a write with another one is refused.
         lease_until: until when the owner has it.
+        whole: whether it has its checksum; else its fields are as they could be read.
     """
 
     batch_id: str
@@ -79,6 +80,7 @@ class BatchRecord:
     owner: str
     fence: int
     lease_until: float
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +296,17 @@ class StrategyExistsError(RefusedError):
         self.name = write.name
 
 
-class DamagedError(Exception):
-    """A record does not have its checksum, or the file is no journal; names what and the way on."""
+class DamagedError(BatchLLMError):
+    """A record does not have its checksum, or the file is no journal; names what and the way on.
+
+    Args:
+        message: see above.
+        batch_id: the batch whose records are damaged; None: that is not known, or they are none's.
+    """
+
+    def __init__(self, message: str, *, batch_id: str | None = None) -> None:
+        metadata = {"error": "DamagedError"} | ({} if batch_id is None else {"batch_id": batch_id})
+        super().__init__(message, reason=ErrorReason.INTERNAL, metadata=metadata)
 
 
 Damaged = Callable[[str], None]
@@ -340,6 +351,7 @@ class JournalStore(ABC):
             OutcomeUnknownError: try the very same again before anything else.
             RefusedError: nothing of it was kept; its `write` cannot be: FencedError, BatchExistsError,
                 SingleExistsError, StrategyExistsError.
+            DamagedError: nothing of it was kept; what is damaged is in the way of one write, or of all.
             ValueError: nothing of it was kept; a write contradicts what is there, which no sidecar should do.
         """
 
@@ -365,8 +377,8 @@ class JournalStore(ABC):
         """Batches by id (by code point), those after `after`, of these states (none: all), up to `limit`.
 
         Raises:
-            DamagedError: a record does not have its checksum, and `damaged` is None; with it, the record is there as it
-                could be read.
+            DamagedError: a record does not have its checksum, and `damaged` is None; with it, the record is there and
+                not `whole`.
         """
 
     @abstractmethod

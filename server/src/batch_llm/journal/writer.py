@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .store import (
     Begin,
     Change,
+    DamagedError,
     Items,
     JournalStore,
     OutcomeUnknownError,
@@ -45,6 +46,9 @@ class JournalWriter:
     What is recorded is kept in memory while the store cannot be written, and written when it can be again. New work is
     refused meanwhile, so what is kept is bounded by what was under way.
 
+    What cannot be written because the store is damaged fails, and with it what follows in its batch; other batches' is
+    written. New work is refused from then on, for what comes of it might meet the same damage once it is paid for.
+
     Args:
         store: an open store.
         sleep: waits so many seconds between tries.
@@ -58,13 +62,17 @@ class JournalWriter:
         self._alone = 0
         self._task: asyncio.Task[None] | None = None
         self._failure: StoreError | None = None
+        self._damage: DamagedError | None = None
+        self._stopped: dict[tuple[str, int] | None, DamagedError] = {}
         self._failing = False
+        self._said = False
+        self._unproven = 0
         self._pause = _FIRST_PAUSE_SECONDS
 
     @property
-    def failure(self) -> StoreError | None:
+    def failure(self) -> StoreError | DamagedError | None:
         """Why new work is refused now; None: it is taken."""
-        return self._failure
+        return self._damage or self._failure
 
     @property
     def waiting(self) -> int:
@@ -74,7 +82,7 @@ class JournalWriter:
     def record(self, write: Write) -> asyncio.Future[None]:
         """Write what must not be lost: it is kept until it is durable.
 
-        The future ends when it is; with RefusedError (FencedError and its like) if it cannot be.
+        The future ends when it is; with RefusedError (FencedError and its like) or DamagedError if it cannot be.
         """
         return self._put(write, keep=True)
 
@@ -85,10 +93,11 @@ class JournalWriter:
 
         Raises:
             StoreError: it was not written; try again later.
+            DamagedError: it was not written, and nothing more will be until the sidecar is started anew.
             RefusedError: it cannot be: BatchExistsError, FencedError, SingleExistsError, StrategyExistsError.
         """
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
         await self._put(write, keep=False)
 
     async def close(self) -> None:
@@ -102,6 +111,9 @@ class JournalWriter:
 
     def _put(self, write: Write, *, keep: bool) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
+        if (damage := self._stopped.get(_batch_of(write))) is not None:
+            done.set_exception(damage)
+            return done
         self._waiting.append(_Entry(write, done, keep))
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -120,7 +132,7 @@ class JournalWriter:
         try:
             await self._store.write([entry.write for entry in self._taken])
         except RefusedError as error:
-            self._works()
+            self._answers()
             self._refuse(error)
         except OutcomeUnknownError as error:
             # These stay as they are: only the very same transaction can be asked about.
@@ -132,9 +144,11 @@ class JournalWriter:
             self._waiting = deque(self._drop_offers(self._waiting, error))
         except Exception as error:
             # One bad write must not take the others' results with it.
+            self._answers()
             self._single_out(error)
         else:
-            self._works()
+            self._answers()
+            self._proves(sum(_size(entry.write) for entry in self._taken))
             for entry in self._taken:
                 if not entry.done.done():
                     entry.done.set_result(None)
@@ -166,12 +180,34 @@ class JournalWriter:
 
     def _single_out(self, error: Exception) -> None:
         if len(self._taken) == 1:
-            logger.error("the journal cannot take a write: %s", error)
-            _fail(self._taken[0], error)
+            (entry,) = self._taken
+            if isinstance(error, DamagedError):
+                error = self._stop(entry.write, error)
+            else:
+                logger.error("the journal cannot take a write: %s", error)
+            _fail(entry, error)
         else:
             self._alone = len(self._taken)
             self._waiting.extendleft(reversed(self._taken))
         self._taken = []
+
+    def _stop(self, write: Write, damage: DamagedError) -> DamagedError:
+        """Have nothing follow in a batch of which a write is lost: its results would have a gap."""
+        if self._damage is None:
+            self._damage = DamagedError(f"new work is refused until the sidecar is started anew: {damage}")
+            logger.error("%s", self._damage)
+        if (batch := _batch_of(write)) is None:
+            return damage
+        if "batch_id" not in damage.metadata:
+            damage = DamagedError(f"batch {batch[0]!r}: {damage}", batch_id=batch[0])
+        self._stopped[batch] = damage
+        waiting, self._waiting = self._waiting, deque()
+        for entry in waiting:
+            if _batch_of(entry.write) == batch:
+                _fail(entry, damage)
+            else:
+                self._waiting.append(entry)
+        return damage
 
     def _drop_offers(self, entries: Iterable[_Entry], error: StoreError) -> list[_Entry]:
         kept = []
@@ -184,15 +220,23 @@ class JournalWriter:
 
     def _fails(self, error: StoreError) -> None:
         self._failure = error
-        if not self._failing:
-            self._failing = True
+        self._failing = True
+        if error.full:
+            # Little may fit where much does not; that as much was written shows that there is room again.
+            self._unproven = max(self._unproven, sum(_size(entry.write) for entry in self._taken))
+        if not self._said:
+            self._said = True
             logger.error("the journal cannot be written; new work is refused, results are kept: %s", error)
 
-    def _works(self) -> None:
+    def _answers(self) -> None:
         self._failure = None
+        self._failing = False
         self._pause = _FIRST_PAUSE_SECONDS
-        if self._failing:
-            self._failing = False
+
+    def _proves(self, size: int) -> None:
+        self._unproven = max(self._unproven - size, 0)
+        if self._said and not self._unproven:
+            self._said = False
             logger.warning("the journal can be written again")
 
     def _give_up(self) -> None:
@@ -214,9 +258,12 @@ def _fail(entry: _Entry, error: Exception) -> None:
 
 def _falls_with(write: Write, refused: Write) -> bool:
     """Whether a write cannot be because another cannot: what follows in a batch that is another's now."""
-    if isinstance(write, Single | Registration) or isinstance(refused, Single | Registration):
-        return write is refused
-    return (write.batch_id, write.fence) == (refused.batch_id, refused.fence)
+    return write is refused or ((batch := _batch_of(write)) is not None and batch == _batch_of(refused))
+
+
+def _batch_of(write: Write) -> tuple[str, int] | None:
+    """Whose it is: a batch, by its id and fence; None: none's."""
+    return None if isinstance(write, Single | Registration) else (write.batch_id, write.fence)
 
 
 def _size(write: Write) -> int:

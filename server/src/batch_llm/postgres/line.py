@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -28,6 +29,18 @@ _CONNECTION: dict[str, str | int] = {
 }
 _LOCK_TIMEOUT = "10s"
 _IDLE_TIMEOUT = "10s"  # of a transaction whose sidecar is gone and has said nothing; it holds locks
+# What libpq says of a connection that was not made; it keeps the server's code to itself. The first that fits.
+_NOT_CONNECTED = {
+    r"password authentication failed": "correct the user in journal.url, or the password (PGPASSWORD, or libpq's file)",
+    r"no password supplied": "give the password, in PGPASSWORD or in libpq's password file",
+    r'database ".*" does not exist': "make it with CREATE DATABASE, or name another one in journal.url",
+    r'role ".*" does not exist': "make it with CREATE ROLE … LOGIN, or name another user in journal.url",
+    r"is not permitted to log in": "permit it with ALTER ROLE … LOGIN, or name another user in journal.url",
+    r"no pg_hba.conf entry": "permit it in the server's pg_hba.conf, or name another user or host in journal.url",
+    r"failed to resolve host": "correct the host in journal.url, or see that its name is known here",
+    r"Connection refused|No such file or directory": "nothing listens there: start the server, or correct host and "
+    "port in journal.url",
+}
 _CHANGE_SERVER = {"25006"}  # read-only: after a failover another server may be the primary
 
 
@@ -106,7 +119,8 @@ class Postgres:
             return UnavailableError(f"{said}: the server takes no writes; name the primary in journal.url")
         if state.startswith("42"):
             return UnavailableError(f"{said}: the user of journal.url must own schema {self.schema!r}")
-        return UnavailableError(f"{said}: see that the server runs and can be reached")
+        ways_out = (way_out for sign, way_out in _NOT_CONNECTED.items() if re.search(sign, said))
+        return UnavailableError(f"{said}: {next(ways_out, 'see that the server runs and can be reached')}")
 
 
 class Line:

@@ -71,6 +71,7 @@ class Batches:
         self._owners_rounds: list[asyncio.Task[None]] = []
         self._draining = False
         self._waits: set[str] = set()
+        self._damage_said: set[str] = set()
         # Batches that stopped here for want of a strategy, and its name; another sidecar may have it.
         self._unable: dict[str, str] = {}
 
@@ -151,6 +152,8 @@ class Batches:
         strategy = pb.OpenBatch.FromString(record.opening).strategy
         await self._engine.registrations.catch_up(strategy)
         if not record.state.ended:
+            if isinstance(damage := self._journal.writer.failure, DamagedError):
+                raise damage.with_traceback(None)  # what came of its calls might be lost, again and again
             if reopening is None:
                 record = await self._owners.claim(batch_id)
             else:
@@ -204,7 +207,7 @@ class Batches:
         """A batch.
 
         Raises:
-            BatchLLMError: BATCH_NOT_FOUND.
+            BatchLLMError: BATCH_NOT_FOUND, or its record is damaged.
         """
         record = await self._store.get(batch_id)
         if record is None:
@@ -214,16 +217,26 @@ class Batches:
     async def page(self, page_size: int, page_token: str) -> tuple[Sequence[pb.BatchInfo], str]:
         """A page of batches, and the token of the next; empty: this is the last.
 
+        One whose record is damaged has its id alone.
+
         Raises:
             BatchLLMError: INVALID_FIELD.
         """
         if page_size < 0:
             raise invalid("page_size", f"is {page_size}; use 0 for {_DEFAULT_PAGE}")
         size = min(page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
-        records = await self._store.list(size + 1, _after(page_token))
+        after = _after(page_token)
+        records = await self._store.list(size + 1, after, damaged=self._say_damaged)
         page = records[:size]
         now = await self._store.now()
-        return [self._info(record, now) for record in page], _token(page[-1].batch_id) if len(records) > size else ""
+        # A damaged id does not sort as it reads.
+        more = len(records) > size and page[-1].batch_id != after
+        return [self._info(record, now) for record in page], _token(page[-1].batch_id) if more else ""
+
+    def _say_damaged(self, problem: str) -> None:
+        if problem not in self._damage_said:
+            self._damage_said.add(problem)
+            logger.warning("%s; `batch-llm-sidecar journal check` says more", problem)
 
     async def cancel(self, batch_id: str) -> pb.BatchInfo:
         """End a batch, whichever sidecar has it; how it is then, or after a while.
@@ -254,7 +267,7 @@ class Batches:
         closed.cancel()
 
     async def delete(self, batch_id: str) -> None:
-        """Erase a batch that has ended.
+        """Erase a batch that has ended, or whose record is damaged: nothing more can come of that one.
 
         Raises:
             BatchLLMError: BATCH_NOT_FOUND, BATCH_NOT_FINISHED, BATCH_IN_USE while a stream reads it, or the journal
@@ -264,10 +277,7 @@ class Batches:
             batch = self._live.get(batch_id)
             if batch is not None and batch.ending and not batch.attached:
                 await batch.closed.wait()
-            record = await self._store.get(batch_id)
-            if record is None:
-                raise _not_found(batch_id)
-            if not record.state.ended:
+            if not await self._may_be_erased(batch_id):
                 raise BatchLLMError(
                     f"batch {batch_id!r} has not ended; cancel it first, or wait",
                     reason=ErrorReason.BATCH_NOT_FINISHED,
@@ -277,6 +287,17 @@ class Batches:
                 raise batch_in_use(batch_id)
             await self._store.delete(batch_id)
         logger.info("batch %r erased", batch_id)
+
+    async def _may_be_erased(self, batch_id: str) -> bool:
+        try:
+            record = await self._store.get(batch_id)
+        except DamagedError as error:
+            if "batch_id" not in error.metadata:
+                raise  # not its record alone
+            return True
+        if record is None:
+            raise _not_found(batch_id)
+        return record.state.ended
 
     def _is_attached(self, batch_id: str) -> bool:
         batch = self._live.get(batch_id)
@@ -355,8 +376,8 @@ class Batches:
                 return
             try:
                 await self._take_up(batch_id)
-            except (BatchLLMError, DamagedError) as error:
-                if isinstance(error, BatchLLMError) and error.reason is ErrorReason.BATCH_IN_USE:
+            except BatchLLMError as error:
+                if error.reason is ErrorReason.BATCH_IN_USE:
                     return  # another sidecar was quicker
                 # Said once: nothing changes from round to round.
                 if batch_id not in self._waits:

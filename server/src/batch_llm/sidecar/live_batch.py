@@ -10,7 +10,7 @@ from typing import Any
 
 from batch_llm._version import __version__
 from batch_llm.executor import Executor, Work
-from batch_llm.journal.store import BatchRecord, BatchState, RefusedError, StoreError
+from batch_llm.journal.store import BatchRecord, BatchState, DamagedError, RefusedError, StoreError
 from batch_llm.model import AnyResult, BatchLLMError, ErrorReason
 from batch_llm.processor import BatchSession
 from batch_llm.shared import SharedStrategy
@@ -237,7 +237,7 @@ class LiveBatch:
         self._accepting -= 1
         if not task.cancelled():
             error = task.exception()
-            if isinstance(error, RefusedError):
+            if isinstance(error, RefusedError | DamagedError):
                 self._on_refused(error)
         self._check()
 
@@ -323,7 +323,7 @@ class LiveBatch:
             self._log.note(lease_seconds=self._engine.journal.lease_seconds)
 
     def _on_refused(self, error: BaseException) -> None:
-        """Stop at once: the batch is another sidecar's now."""
+        """Stop at once: the batch is another sidecar's now, or the journal is damaged."""
         logger.error("batch %r stops: %s", self.batch_id, error)
         self.failure = self.failure or error
         if self._ending is None:
@@ -377,7 +377,7 @@ class LiveBatch:
     async def _write_last(self, **fields: Any) -> bool:
         try:
             await self._log.change(owner="", **fields)
-        except (RefusedError, StoreError) as error:
+        except (RefusedError, StoreError, DamagedError) as error:
             logger.warning("batch %r: %s", self.batch_id, error)
             self.failure = self.failure or error
             return False

@@ -247,13 +247,15 @@ def progress_message(
 
 
 def batch_info_message(record: BatchRecord, *, running: bool, last_sequence: int | None = None) -> pb_batch.BatchInfo:
-    """A batch.
+    """A batch; its id alone where its record is damaged, for then the rest may be anything.
 
     Args:
         record: as the journal knows it.
         running: whether a sidecar runs it.
         last_sequence: where that is not the count of its results.
     """
+    if not record.whole:
+        return pb_batch.BatchInfo(batch_id=record.batch_id)
     message = pb_batch.BatchInfo(
         batch_id=record.batch_id,
         state=_BATCH_STATES[record.state],

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from batch_llm.executor import Work
-from batch_llm.journal.store import Single, SingleExistsError, SingleRecord, StoreError
+from batch_llm.journal.store import DamagedError, Single, SingleExistsError, SingleRecord, StoreError
 from batch_llm.model import BatchLLMError, ErrorReason
 from batch_llm.processor import engine_failure
 from batch_llm.shared import SharedStrategy
@@ -137,7 +137,7 @@ class SingleItems:
     async def _renew(self, begun: Single) -> None:
         while True:
             await self._sleep(self._lease_seconds / 3)
-            with suppress(StoreError, SingleExistsError):  # what became of it is seen when it ends
+            with suppress(StoreError, DamagedError, SingleExistsError):  # what became of it is seen when it ends
                 await self._journal.writer.offer(begun)
 
     async def _run(self, item: work_pb2.WorkItem) -> work_pb2.WorkItemResult:

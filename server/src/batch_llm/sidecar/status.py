@@ -70,6 +70,8 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
 
     if isinstance(error, BatchLLMError):
         reason, metadata = error.reason, error.metadata
+        if reason is ErrorReason.INTERNAL:
+            logger.error("an RPC failed: %s", error)
     else:
         logger.error("an RPC failed", exc_info=error)
         reason, metadata = ErrorReason.INTERNAL, {"error": type(error).__name__}

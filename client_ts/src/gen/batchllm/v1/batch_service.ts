@@ -30,7 +30,7 @@ export const protobufFileName = "batchllm/v1/batch_service.proto";
 
 /** How far a batch is. */
 export enum BatchState {
-  /** UNSPECIFIED - Never sent. */
+  /** UNSPECIFIED - Its record in the journal is damaged; nothing but its id is known, GetBatch says more. */
   UNSPECIFIED = 0,
   /** OPEN - Items may still come. */
   OPEN = 1,

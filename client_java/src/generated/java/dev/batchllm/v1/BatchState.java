@@ -17,7 +17,7 @@ public enum BatchState
     implements com.google.protobuf.ProtocolMessageEnum {
   /**
    * <pre>
-   * Never sent.
+   * Its record in the journal is damaged; nothing but its id is known, GetBatch says more.
    * </pre>
    *
    * <code>BATCH_STATE_UNSPECIFIED = 0;</code>
@@ -69,7 +69,7 @@ public enum BatchState
   }
   /**
    * <pre>
-   * Never sent.
+   * Its record in the journal is damaged; nothing but its id is known, GetBatch says more.
    * </pre>
    *
    * <code>BATCH_STATE_UNSPECIFIED = 0;</code>
