@@ -191,6 +191,16 @@ bench: $(STAMP) postgres ## Measure speed, start and memory
 	.run/peer/bin/pip install -q --disable-pip-version-check async-batch-llm==0.28.0
 	$(BIN)/python -m tests.bench.engine --peer .run/peer/bin/python
 
+.PHONY: $(CLIENTS:%=programs-%)
+$(CLIENTS:%=programs-%): programs-%:
+	$(MAKE) --no-print-directory -C $* programs
+
+.PHONY: bench-clients
+bench-clients: $(STAMP) $(CLIENTS:%=programs-%) ## Measure the speed of the clients of all languages side by side
+	$(BIN)/python -m tests.bench.clients --client Go=client_go/.bin/bench \
+	  --client 'TypeScript=node client_ts/build/bench/bench.js' \
+	  --client 'Java=java @client_java/target/java.args dev.batchllm.client.Throughput'
+
 .PHONY: pins
 pins: ## Rewrite constraints.txt with what is newest within the ranges
 	rm -rf $(VENV)

@@ -102,8 +102,13 @@ export class BatchClient implements AsyncDisposable {
    *
    * @param target - the sidecar's address as gRPC takes it: `unix:/run/batch-llm/batch-llm.sock` or `host:port`.
    *   Default `127.0.0.1:50051`.
+   * @throws TypeError or RangeError: the target is empty, or an option makes no sense.
    */
   constructor(target: string = defaults.DEFAULT_TARGET, options: ClientOptions = {}) {
+    if (target === "") {
+      const example = defaults.DEFAULT_TARGET;
+      throw new TypeError(`the target must not be empty: give host:port or unix:PATH, e.g. ${example}`);
+    }
     this.#timeoutMs = options.timeoutMs ?? defaults.DEFAULT_TIMEOUT_MS;
     this.#limits = checkLimits({
       frameItems: options.frameItems ?? defaults.DEFAULT_FRAME_ITEMS,
@@ -137,8 +142,8 @@ export class BatchClient implements AsyncDisposable {
    * Streams items in; iterate over what it gives for the results as they finish.
    *
    * @param items - read as the sidecar takes them. An async source may wait: what it gave before is sent meanwhile.
-   * @throws TypeError or RangeError: no such result order, or `resumeAfterSequence` without `batchId`. What the server
-   *   refuses comes when the batch is iterated.
+   * @throws TypeError or RangeError: `items` cannot be iterated, no such result order, or `resumeAfterSequence` without
+   *   `batchId`. What the server refuses comes when the batch is iterated.
    */
   processBatch(items: Iterable<WorkItem> | AsyncIterable<WorkItem>, options: BatchOptions = {}): Batch {
     return new Batch({

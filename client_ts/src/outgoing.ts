@@ -36,7 +36,12 @@ export class Outgoing {
   #over = false;
   #wake: () => void = () => undefined;
 
+  /** TypeError: `items` cannot be iterated. */
   constructor(items: Iterable<WorkItem> | AsyncIterable<WorkItem>, limits: Limits, listener: SourceListener) {
+    const source = Object(items) as object;
+    if (!(Symbol.asyncIterator in source || Symbol.iterator in source)) {
+      throw new TypeError(`items must be an Iterable or AsyncIterable, such as an array, not ${JSON.stringify(items)}`);
+    }
     this.#items = items;
     this.#window = new Window(limits);
     this.#listener = listener;

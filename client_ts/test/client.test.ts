@@ -295,6 +295,12 @@ test("bad options", async () => {
   assert.throws(() => client.processBatch([], { resultOrder }), /"completion" or "submission", not "random"/);
   assert.throws(() => client.processBatch([], { resumeAfterSequence: 3 }), /needs the batchId/);
   assert.throws(() => client.processBatch([], { maxConcurrency: 1.5 }), /whole number, not 1.5/);
+  assert.throws(
+    () => client.processBatch({ itemId: "1" } as never),
+    /items must be an Iterable .*, not {"itemId":"1"}/,
+  );
+  assert.throws(() => client.processBatch(undefined as never), /items must be an Iterable .*, not undefined/);
+  assert.throws(() => new BatchClient(""), /the target must not be empty: give host:port or unix:PATH/);
   assert.throws(() => new BatchClient("x", { frameItems: 0 }), /frameItems must be at least 1, not 0/);
   assert.throws(() => new BatchClient("x", { resumePolicy: { maxTries: -1 } }), /maxTries must be at least 0/);
 });

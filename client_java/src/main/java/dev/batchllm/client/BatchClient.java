@@ -58,6 +58,7 @@ public final class BatchClient implements AutoCloseable {
    * @param target the sidecar's address as gRPC takes it: {@code
    *     unix:/run/batch-llm/batch-llm.sock} or {@code host:port}
    * @return to be closed
+   * @throws IllegalArgumentException the target is none
    */
   public static BatchClient connect(String target) {
     return connect(target, ClientOptions.defaults());
@@ -70,6 +71,7 @@ public final class BatchClient implements AutoCloseable {
    *     unix:/run/batch-llm/batch-llm.sock} or {@code host:port}
    * @param options how it behaves
    * @return to be closed
+   * @throws IllegalArgumentException the target is none
    */
   public static BatchClient connect(String target, ClientOptions options) {
     return new BatchClient(target, options);

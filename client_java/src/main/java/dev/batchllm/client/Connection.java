@@ -14,8 +14,10 @@ import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioDomainSocketChannel;
 import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel;
 import io.grpc.stub.ClientCalls;
 import io.grpc.stub.StreamObserver;
+import java.math.BigInteger;
 import java.net.UnixDomainSocketAddress;
 import java.time.Duration;
+import java.util.Objects;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
@@ -25,6 +27,8 @@ import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /** One channel to a sidecar, with the threads that it needs and the batches that are open on it. */
 final class Connection implements AutoCloseable {
@@ -33,6 +37,7 @@ final class Connection implements AutoCloseable {
   private static final long CLOSE_SECONDS = 5;
   private static final long IDLE_THREAD_SECONDS = 5;
   private static final String UNIX = "unix:";
+  private static final Pattern PORT = Pattern.compile(".*:(\\d+)");
 
   private final String target;
   private final ResumeClock clock;
@@ -45,7 +50,7 @@ final class Connection implements AutoCloseable {
   Connection(String target, ResumeClock clock) {
     this.target = target;
     this.clock = clock;
-    NettyChannelBuilder builder = builder(target);
+    NettyChannelBuilder builder = builder(Objects.requireNonNull(target, "target"));
     this.network = network();
     // As many threads as callbacks run at once; what comes after the close is passed over.
     this.executor =
@@ -74,7 +79,17 @@ final class Connection implements AutoCloseable {
   }
 
   private static NettyChannelBuilder builder(String target) {
+    if (target.isEmpty()) {
+      throw new IllegalArgumentException(
+          "the target must not be empty: give host:port or unix:PATH, e.g. 127.0.0.1:50051");
+    }
     if (!target.startsWith(UNIX)) {
+      // gRPC trips over such a port in a thread of its own, and calls wait for their deadline.
+      Matcher port = PORT.matcher(target);
+      if (port.matches() && new BigInteger(port.group(1)).bitLength() > Short.SIZE) {
+        throw new IllegalArgumentException(
+            "the target's port must be at most 65535, not " + port.group(1) + " (" + target + ")");
+      }
       return NettyChannelBuilder.forTarget(target).channelType(NioSocketChannel.class);
     }
     String path = target.substring(UNIX.length());

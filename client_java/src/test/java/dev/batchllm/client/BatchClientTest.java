@@ -198,6 +198,16 @@ class BatchClientTest {
   }
 
   @Test
+  void whatCannotBeATargetIsRefused() {
+    for (String none : List.of("", "127.0.0.1:65536", "[::1]:123456789012", "http://127.0.0.1:1")) {
+      var error =
+          assertThrows(IllegalArgumentException.class, () -> BatchClient.connect(none).close());
+      assertTrue(error.getMessage().contains(none.isEmpty() ? "host:port" : none), none);
+    }
+    BatchClient.connect("127.0.0.1:65535").close();
+  }
+
+  @Test
   void nobodyAtTheTargetIsSaidSo() {
     String target = "unix:" + folder.resolve("nobody.sock");
     try (var lonely = BatchClient.connect(target)) {

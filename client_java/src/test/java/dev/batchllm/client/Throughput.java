@@ -1,18 +1,19 @@
 package dev.batchllm.client;
 
+import dev.batchllm.v1.StrategySpec;
 import dev.batchllm.v1.WorkItem;
-import java.nio.file.Files;
 import java.util.List;
-import java.util.function.Supplier;
 import java.util.stream.IntStream;
-import java.util.stream.Stream;
 
 /**
- * Items a second through one stream, results read: {@code make bench}. Figures of one run on one
- * machine.
+ * Items a second through a running sidecar; arguments: {@code [TARGET] [ITEMS]}.
+ *
+ * <p>As the benches of all clients: one batch warms up, the next one counts; both are erased from
+ * the sidecar's journal. Prints {@code {"items": …, "items_per_second": …}}.
  */
 public final class Throughput {
-  private static final int COUNT = 50_000;
+  private static final StrategySpec STRATEGY =
+      StrategySpec.newBuilder().setName("bench").setProvider("simulated").build();
   private static final String PROMPT =
       "a prompt of the length of a support ticket, more or less, so that frames have some weight: "
           + "x".repeat(60);
@@ -20,38 +21,36 @@ public final class Throughput {
   private Throughput() {}
 
   /** Runs it. */
-  public static void main(String[] arguments) throws Exception {
-    try (Sidecar sidecar = new Sidecar(Files.createTempDirectory("batch-llm-bench"))) {
-      for (String target : List.of(sidecar.target(), sidecar.unixTarget())) {
-        try (var client = BatchClient.connect(target)) {
-          List<WorkItem> list = items().toList();
-          for (int run = 1; run <= 3; run++) { // the first warms up
-            report(target, "list", run, () -> client.processBatch(list, echo()));
-            report(target, "stream", run, () -> client.processBatch(items(), echo()));
-          }
-        }
-      }
+  public static void main(String[] arguments) {
+    String target = arguments.length > 0 ? arguments[0] : "127.0.0.1:50051";
+    int count = arguments.length > 1 ? Integer.parseInt(arguments[1]) : 50_000;
+    List<WorkItem> items =
+        IntStream.range(0, count)
+            .mapToObj(
+                number -> WorkItem.newBuilder().setItemId("" + number).setPrompt(PROMPT).build())
+            .toList();
+    try (var client = BatchClient.connect(target)) {
+      client.registerStrategy(STRATEGY);
+      run(client, items); // warms up
+      double seconds = run(client, items);
+      long rate = Math.round(count / seconds);
+      System.out.println("{\"items\": " + count + ", \"items_per_second\": " + rate + "}");
     }
   }
 
-  private static BatchOptions echo() {
-    return BatchOptions.strategy("echo");
-  }
-
-  private static Stream<WorkItem> items() {
-    return IntStream.range(0, COUNT)
-        .mapToObj(number -> WorkItem.newBuilder().setItemId("" + number).setPrompt(PROMPT).build());
-  }
-
-  private static void report(String target, String source, int run, Supplier<Batch> start) {
+  /** Seconds from the call to the end of the results. */
+  private static double run(BatchClient client, List<WorkItem> items) {
     long began = System.nanoTime();
-    try (Batch batch = start.get()) {
-      long results = batch.stream().count();
+    try (Batch batch = client.processBatch(items, BatchOptions.strategy(STRATEGY.getName()))) {
+      long seen = batch.stream().count();
       double seconds = (System.nanoTime() - began) / 1e9;
-      String kind = target.startsWith("unix:") ? "unix" : "tcp";
-      System.out.printf(
-          "%s %s run %d: %,d items in %.2f s, %,.0f items/s%n",
-          kind, source, run, results, seconds, results / seconds);
+      long succeeded = batch.totals().getSucceeded();
+      if (seen != items.size() || succeeded != items.size()) {
+        throw new AssertionError(
+            seen + " results, " + succeeded + " succeeded, of " + items.size() + " items");
+      }
+      client.deleteBatch(batch.batchId());
+      return seconds;
     }
   }
 }
