@@ -236,6 +236,24 @@ def test_a_detached_batch_goes_on_and_ends_without_a_client(house: House) -> Non
     assert house.calls().total() == 5
 
 
+def test_a_detached_batch_is_handed_over_whole_while_its_first_item_runs(house: House) -> None:
+    house.up()
+    first = house.stream(detach=True, strategy="narrow")
+    for start in range(0, _MORE_THAN_WAITS, 1024):
+        first.send(*many("hold", range(start, start + 1024)))
+    first.half_close().until(received=_MORE_THAN_WAITS)
+    house.wait_until(lambda info: info.state == pb.BATCH_STATE_SEALED)
+    house.wait_for_calls(1)
+    house.drop(first)
+    house.kill().up()
+    house.open_the_gate()
+    house.wait_until(lambda info: info.state == pb.BATCH_STATE_FINISHED)
+    assert house.calls_in_order() == ["hold0", *(f"hold{number}" for number in range(_MORE_THAN_WAITS))]
+    with house.stream(detach=True) as second:
+        second.half_close().rest()
+        check_totals(second, _MORE_THAN_WAITS)
+
+
 def test_a_stream_attaches_to_a_detached_batch_that_runs(house: House) -> None:
     house.up()
     house.drop(house.stream(detach=True).send(*many("wait", range(2000))).until(received=2000))

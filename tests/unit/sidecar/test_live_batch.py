@@ -261,6 +261,28 @@ async def test_items_that_could_not_be_recognised_are_refused_and_taken_later(
     batch.leave()
 
 
+async def test_a_batch_that_is_handed_over_is_taken_in_whole(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long its items wait to be run; time limits count from when they came."""
+    house.strategy.gate.clear()
+    batch = await house.open(detach=True, max_concurrency=1)
+    for group in range(6):
+        await batch.accept(many(600, f"{group}-"))
+    last = WorkItem(item_id="last", prompt="last")
+    last.timeout.seconds = 60
+    await batch.accept([pb.WorkItems(items=[last])])
+    assert (batch.items, house.strategy.calls) == (3601, ["0-0"])
+    batch.seal()
+    batch.leave()
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now() + 61)
+    house.strategy.gate.set()
+    await batch.closed.wait()
+    assert house.strategy.calls == [f"{group}-{number}" for group in range(6) for number in range(600)]
+    assert batch.result is not None
+    assert (batch.result.succeeded, dict(batch.result.failures_by_reason)) == (3600, {"ITEM_DEADLINE_EXCEEDED": 1})
+
+
 async def test_results_are_kept_while_the_store_fails_and_written_when_it_works(house: House) -> None:
     batch = await house.open(max_concurrency=2)
     house.strategy.gate.clear()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 
 from batch_llm.executor import Work
@@ -58,6 +59,9 @@ class BatchItems:
         self._index: ItemIndex | None = None
         self._intake = Intake("", find)
         self._accepted: asyncio.Queue[list[Work]] = asyncio.Queue()
+        # Groups that follow those, in the journal alone: the index of the first item, and when they were accepted.
+        self._left: deque[tuple[int, float]] = deque()
+        self._loop = asyncio.get_running_loop()
         self._moved = asyncio.Event()
         self._stopped = False
 
@@ -77,6 +81,8 @@ class BatchItems:
 
     async def accept(self, frames: Sequence[pb.WorkItems], default_strategy: str) -> None:
         """Take in the items that were not sent before; they are in the journal when this returns. One call at a time.
+
+        Without `room` they are left to the journal, and read from it when it is their turn.
 
         Raises:
             BatchLLMError: the batch is sealed and there are new ones, or the journal cannot be written, or the file
@@ -98,8 +104,11 @@ class BatchItems:
             if isinstance(error, sqlite3.Error):
                 raise _no_index(error) from error
             raise
+        if self._left or self._accepted.qsize() >= _GROUPS_AHEAD:
+            self._left.append((self.count, self._loop.time()))
+        else:
+            self._accepted.put_nowait(works)
         self.count += len(works)
-        self._accepted.put_nowait(works)
 
     async def feed(self, session: BatchSession, held: int, done: bytearray, cancelled: asyncio.Event) -> None:
         """Submit what has no result of the first `held` items, from the journal, then what is accepted, for ever.
@@ -114,25 +123,47 @@ class BatchItems:
             BatchLLMError: STRATEGY_NOT_FOUND: one of them cannot be run.
         """
         if 0 in done:
-            stored = self._store.items(self._batch_id, done.index(0))
-            async with aclosing(stored):  # type: ignore[type-var]
-                async for items in stored:
-                    batch = pb.WorkItems.FromString(items.payload).items
-                    indexes = range(items.first_index, min(items.first_index + items.count, held))
-                    await self._look_up(item.strategy for item in batch)
-                    works = [
-                        self._retake(item, index, cancelled)
-                        for item, index in zip(batch, indexes, strict=False)
-                        if not done[index]
-                    ]
+            async with aclosing(self._stored(done.index(0), cancelled, done)) as stored:
+                async for end, works in stored:
                     await session.submit(works, numbered=True)
-                    if items.first_index + items.count >= held:
+                    if end >= held:
                         break
         del done
         while True:
-            works = await self._accepted.get()
-            self._moved.set()
-            await session.submit(works, numbered=True)
+            if self._left and self._accepted.empty():
+                await self._feed_left(session, cancelled)
+            else:
+                works = await self._accepted.get()
+                self._moved.set()
+                await session.submit(works, numbered=True)
+
+    async def _feed_left(self, session: BatchSession, cancelled: asyncio.Event) -> None:
+        async with aclosing(self._stored(self._left[0][0], cancelled)) as stored:
+            async for _, works in stored:
+                waited = self._loop.time() - self._left[0][1]
+                for work in works:
+                    if work.deadline is not None:
+                        work.deadline -= waited
+                await session.submit(works, numbered=True)
+                self._left.popleft()
+                if not self._left:
+                    break
+
+    async def _stored(
+        self, start: int, cancelled: asyncio.Event, done: Sequence[int] = b""
+    ) -> AsyncGenerator[tuple[int, list[Work]], None]:
+        """Groups in the journal from the one that `start` is in: the index after each, and what of it is not done."""
+        stored = self._store.items(self._batch_id, start)
+        async with aclosing(stored):  # type: ignore[type-var]
+            async for items in stored:
+                batch = pb.WorkItems.FromString(items.payload).items
+                await self._look_up(item.strategy for item in batch)
+                works = [
+                    self._retake(item, index, cancelled)
+                    for index, item in enumerate(batch, items.first_index)
+                    if index >= len(done) or not done[index]
+                ]
+                yield items.first_index + items.count, works
 
     def close(self) -> None:
         """Let go of what recognises items; it is built anew when it is needed."""

@@ -209,14 +209,16 @@ class LiveBatch:
     async def accept(self, frames: Sequence[pb.WorkItems]) -> bool:
         """Take in the items of some frames that were not sent before; they are in the journal when this returns.
 
-        It waits for room first. False: the batch is cancelled, or about to be let go of, and takes nothing. If this is
-        cancelled once there is room, it goes on in the background.
+        It waits for room first, except where the client hands its batch over: the journal keeps that. False: the batch
+        is cancelled, or about to be let go of, and takes nothing. If this is cancelled after that, it goes on in the
+        background.
 
         Raises:
             BatchLLMError: the batch is sealed and takes no more, or the journal cannot be written.
         """
         # Not counted as accepting: a batch that runs nothing is let go of instead of waiting for room that never comes.
-        if not await self._items.room():
+        handed_over = self.detach and self._engine.journal.store.durable
+        if not handed_over and not await self._items.room():
             self.stop_reading()
             return False
         self._accepting += 1
