@@ -129,5 +129,10 @@ def _signal(processes: Iterable[int], number: signal.Signals) -> None:
 
 def _children(parent: int) -> list[int]:
     # The field after the name and the state; the name may hold anything but is in brackets.
-    stats = [stat.read_text().rpartition(")") for stat in Path("/proc").glob("[0-9]*/stat")]
-    return [int(before.split()[0]) for before, _, after in stats if int(after.split()[1]) == parent]
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # any process of the machine may end meanwhile
+            before, _, after = stat.read_text().rpartition(")")
+            if int(after.split()[1]) == parent:
+                children.append(int(before.split()[0]))
+    return children

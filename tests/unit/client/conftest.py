@@ -109,9 +109,9 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
 
     def stop(self) -> None:
         """Break all connections."""
-        if self._server is not None:
-            self._server.stop(None).wait()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop(None).wait()
 
     @property
     def item_ids(self) -> list[list[str]]:
@@ -120,7 +120,7 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
     # Streams
 
     def ProcessBatch(self, request_iterator, context):
-        context.add_callback(self.stream_ended.set)
+        at_the_end(context, self.stream_ended)
         self.refuse_if_told(context)
         yield from (self.script or self.echo)(request_iterator, context)
 
@@ -340,6 +340,13 @@ class FakeSidecar(BatchServiceServicer, StrategyServiceServicer, CacheLifecycleS
         if self.refusal is not None:
             code, reason, metadata, retry_after = self.refusal
             context.abort_with_status(rpc_status.to_status(rich_status(code, reason, metadata, retry_after)))
+
+
+def at_the_end(context: grpc.ServicerContext, ended: threading.Event) -> threading.Event:
+    """Have `ended` set at a stream's end, though that has come already."""
+    if not context.add_callback(ended.set):
+        ended.set()
+    return ended
 
 
 def rich_status(code, reason, metadata, retry_after=None, domain="batchllm.v1"):

@@ -32,7 +32,7 @@ from batch_llm_client import (
 from batch_llm_client._clock import AsyncClock, Clock
 from batchllm.v1.batch_service_pb2 import ItemsAccepted, ProcessBatchResponse
 
-from .conftest import FakeSidecar, Fault
+from .conftest import FakeSidecar, Fault, at_the_end
 
 WAIT = 30
 POLICY = ResumePolicy(max_tries=5, initial_backoff_seconds=1, max_backoff_seconds=4)
@@ -196,21 +196,19 @@ def test_a_sidecar_that_restarts(sidecar, run: Runner) -> None:
         for number, frame in enumerate(sidecar.echo(requests, context)):
             yield frame
             if number == 20:
-                gone.set()
                 sidecar.script = None
-                context.add_callback(ended.set)
-                ended.wait(WAIT)
+                gone.set()
+                at_the_end(context, threading.Event()).wait(WAIT)
 
     def restart(number: int) -> None:
         if number == 1:
+            stopping.join()  # while the old one still listened, the client could reach that one
             sidecar.start()
 
-    ended = threading.Event()
     sidecar.script = script
     stopping = threading.Thread(target=lambda: gone.wait(WAIT) and sidecar.stop())
     stopping.start()
     whole(run(sidecar, items(50), Time(restart)), 50)
-    stopping.join()
 
 
 def test_results_that_count_anew_after_progress(sidecar, run: Runner) -> None:
@@ -629,10 +627,8 @@ def test_leaving_a_batch_that_was_deleted_says_so(sidecar) -> None:
             yield frame
             if frame.HasField("accepted"):
                 sidecar.journal.clear()
-                context.add_callback(ended.set)
-                ended.wait(WAIT)
+                at_the_end(context, threading.Event()).wait(WAIT)
 
-    ended = threading.Event()
     sidecar.script = script
     with BatchClient(sidecar.target, clock=TimeClock(Time())) as client, pytest.raises(BatchNotFoundError):
         client.process_batch(items(3), batch_id="b", detach=True).leave()

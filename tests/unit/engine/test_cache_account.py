@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import RootModel
 
@@ -431,6 +431,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)  # of each example, in real time
 @given(steps)
 async def test_all_batches_together_pay_the_bill(steps: list[tuple[str, int, int]]) -> None:
     clock, registry = Clock(), SqliteCacheRegistry()

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_llm import LLMCallStrategy, LLMWorkItem, ParallelBatchProcessor, TokenPrices
@@ -214,6 +214,7 @@ def usages(draw: st.DrawFn) -> TokenUsage:
 attempts = st.lists(st.tuples(st.none() | usages(), st.sampled_from([None, PRICES, DEAR])), max_size=4)
 
 
+@settings(deadline=None)  # of each example, in real time
 @given(st.lists(st.tuples(attempts, st.booleans())))
 def test_receipts_of_items_add_up_to_the_batchs_exactly(items: list[tuple[list[Any], bool]]) -> None:
     results = []

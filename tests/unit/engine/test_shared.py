@@ -1,5 +1,6 @@
 import asyncio
 import copy
+import gc
 import logging
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from batch_llm.model import BatchLLMError, ErrorReason, ExecutionPolicy, Provide
 from batch_llm.shared import SharedStrategy, shared_for
 from batch_llm.strategies import LLMCallStrategy
 from batch_llm.sync import Limiter
+from batch_llm.sync.flight import Flight
 
 Scripted = Callable[..., Any]
 
@@ -57,6 +59,25 @@ async def test_a_cancelled_waiter_cancels_nobody_else(scripted: Scripted, victim
     assert [type(outcome) for outcome in outcomes].count(asyncio.CancelledError) == 1
     assert outcomes.count(None) == 2
     assert strategy.prepares == 1
+
+
+async def test_a_failure_that_a_cancelled_waiter_does_not_hear_of_is_not_logged_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        await for_five_seconds()
+        raise ProviderError("no", status=503)
+
+    flight = Flight(fail(), "prepare")
+    waiting = asyncio.create_task(flight.wait())
+    await asyncio.sleep(1)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await asyncio.sleep(5)
+    assert flight.done
+    del flight, waiting
+    gc.collect()
+    assert caplog.messages == []
 
 
 async def test_preparing_goes_on_though_all_who_waited_are_gone(scripted: Scripted) -> None:

@@ -50,7 +50,9 @@ class Flight(Generic[T]):
         Raises:
             Exception: what it raised.
         """
-        return await asyncio.shield(asyncio.wrap_future(self._outcome))
+        outcome = asyncio.wrap_future(self._outcome)
+        outcome.add_done_callback(_take_note)
+        return await asyncio.shield(outcome)
 
     def when_done(self, call: Callable[[Flight[T]], object]) -> None:
         """Have something called with it at its end."""
@@ -78,3 +80,9 @@ class Flight(Generic[T]):
     def _give_up(self) -> None:
         with suppress(InvalidStateError):  # it has just ended after all
             self._outcome.set_exception(FlightCancelledError("it was cancelled; try again"))
+
+
+def _take_note(outcome: asyncio.Future[Any]) -> None:
+    """Nobody may be left to hear of a failure; asyncio would log that it was never retrieved."""
+    if not outcome.cancelled():
+        outcome.exception()
