@@ -163,6 +163,9 @@ func TestWhatIsNotRiddenOut(t *testing.T) {
 		"results left out": {
 			script{func(s *serving) error { s.say(opened(0, 0), results(2, 2)); return hold(s) }}, nil, []error{ErrUnexpected},
 		},
+		"the last results left out": {
+			script{func(s *serving) error { s.say(opened(0, 0), results(1, 1), totals(2)); return nil }}, nil, []error{ErrUnexpected},
+		},
 		"no totals": {
 			script{func(s *serving) error { s.say(opened(0, 0)); return nil }}, nil, []error{ErrUnexpected},
 		},

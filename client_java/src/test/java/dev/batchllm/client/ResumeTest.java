@@ -250,6 +250,22 @@ class ResumeTest {
   }
 
   @Test
+  void aServerThatLeavesTheLastResultsOutIsFoundOut() {
+    server.then(
+        stream -> {
+          stream.open(fresh());
+          stream.results(1, 1);
+          stream.totals(2);
+          stream.end();
+        });
+    try (Batch batch = client.processBatch(List.of(), OPTIONS)) {
+      var error = assertThrows(UnexpectedException.class, () -> sequences(batch));
+      assertEquals(
+          "the server left out results: the batch has 2, the last one is 1", error.getMessage());
+    }
+  }
+
+  @Test
   void aServerThatEndsWithoutTotalsIsFoundOut() {
     server.then(
         stream -> {
