@@ -86,7 +86,7 @@ class BatchClient:
         """Close the connection; what is in flight is cancelled. Closing twice is no error."""
         self._connection.closed.set()
         for ready in tuple(self._waiting):
-            ready.cancel()
+            self._end_wait(ready)
         self._channel.close()
 
     def wait_until_ready(self, timeout: float = 10.0) -> None:
@@ -102,8 +102,14 @@ class BatchClient:
         except grpc.FutureCancelledError:
             raise closed(self._target) from None
         finally:
-            self._waiting.discard(ready)
-            ready.cancel()
+            self._end_wait(ready)
+
+    def _end_wait(self, ready: "grpc.Future[None]") -> None:
+        try:
+            self._waiting.remove(ready)
+        except KeyError:
+            return  # another thread does: gRPC's future breaks when it is cancelled twice
+        ready.cancel()
 
     def process_batch(
         self,
