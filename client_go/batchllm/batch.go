@@ -203,6 +203,7 @@ func (b *Batch) begin() {
 	defer b.mu.Unlock()
 	if b.cancel == nil {
 		b.ctx, b.cancel = b.client.during(b.ctx)
+		context.AfterFunc(b.ctx, b.out.stop) // who sends and who reads the source wait for no context
 		if b.cancelled {
 			b.cancel(errCancel)
 		}

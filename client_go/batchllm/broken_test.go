@@ -163,6 +163,9 @@ func TestWhatIsNotRiddenOut(t *testing.T) {
 		"results left out": {
 			script{func(s *serving) error { s.say(opened(0, 0), results(2, 2)); return hold(s) }}, nil, []error{ErrUnexpected},
 		},
+		"the last results left out": {
+			script{func(s *serving) error { s.say(opened(0, 0), results(1, 1), totals(2)); return nil }}, nil, []error{ErrUnexpected},
+		},
 		"no totals": {
 			script{func(s *serving) error { s.say(opened(0, 0)); return nil }}, nil, []error{ErrUnexpected},
 		},
@@ -355,6 +358,40 @@ func TestLeavingTheLoopCancelsTheStreamWithoutAHalfClose(t *testing.T) {
 	}
 	_, err := collect(batch)
 	checkIs(t, err, ErrCanceled)
+}
+
+// Nobody ranges over the results: the goroutines that send (TestMain would find it) and that read the
+// source end all the same.
+func TestABatchThatIsDroppedEndsWithItsContextOrItsClient(t *testing.T) {
+	for name, end := range map[string]func(cancel context.CancelFunc, client *Client){
+		"context": func(cancel context.CancelFunc, _ *Client) { cancel() },
+		"client":  func(_ context.CancelFunc, client *Client) { _ = client.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, target := startFake(t, func(s *serving) error {
+				s.say(opened(0, 0))
+				return hold(s)
+			})
+			client := newClient(t, target)
+			ctx, cancel := context.WithCancel(within(t))
+			defer cancel()
+			ended := make(chan struct{})
+			batch := client.ProcessBatch(ctx, func(yield func(WorkItem) bool) {
+				defer close(ended)
+				for yield(WorkItem{ItemID: "1", Prompt: "again"}) {
+				}
+			})
+			if _, err := batch.Opened(); err != nil {
+				t.Fatal(err)
+			}
+			end(cancel, client)
+			select {
+			case <-ended:
+			case <-within(t).Done():
+				t.Fatal("the source is still read")
+			}
+		})
+	}
 }
 
 func TestUnconfirmedItemsAreBounded(t *testing.T) {

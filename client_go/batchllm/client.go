@@ -155,7 +155,8 @@ func (c *Client) ProcessBatchFrom(
 		ctx:     ctx,
 		failure: failure,
 	}
-	batch.in.lastSequence.Store(set.opening.GetResumeAfterSequence())
+	batch.in.newest = set.opening.GetResumeAfterSequence()
+	batch.in.lastSequence.Store(batch.in.newest)
 	return batch
 }
 

@@ -49,6 +49,9 @@ func (i *incoming) take(response *batchllmv1.ProcessBatchResponse, out *outgoing
 			i.onProgress(*progress)
 		}
 	case *batchllmv1.ProcessBatchResponse_BatchResult:
+		if items := frame.BatchResult.GetTotalItems(); items > i.newest {
+			return nil, unexpected("the server left out results: the batch has %d, the last one is %d", items, i.newest)
+		}
 		i.totals.Store(totalsOf(frame.BatchResult))
 	}
 	return nil, nil

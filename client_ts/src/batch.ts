@@ -46,7 +46,7 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
   readonly #release: () => void;
   readonly #deadline: NodeJS.Timeout | undefined;
   #call: BatchCall | undefined;
-  #ready: WorkItemResult[] = [];
+  #ready: Result[] = [];
   #next = 0;
   #lastSequence: number;
   #leaving = false;
@@ -84,15 +84,14 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
   /** The next result, in the order that was asked for. */
   async next(): Promise<IteratorResult<Result, undefined>> {
     for (;;) {
-      const message = this.#ready[this.#next];
-      if (message !== undefined) {
+      const value = this.#ready[this.#next];
+      if (value !== undefined) {
         this.#next += 1;
         if (this.#next === this.#ready.length) {
           this.#ready = [];
           this.#next = 0;
           this.#changes.notify();
         }
-        const value = toResult(message);
         this.#lastSequence = value.sequence;
         return { done: false, value };
       }
@@ -249,7 +248,7 @@ export class Batch implements AsyncIterableIterator<Result>, AsyncDisposable {
   /** Gives results to the one who iterates, and reads no further before they are taken. */
   async #hand(results: WorkItemResult[]): Promise<void> {
     if (results.length > 0 && !this.#leaving) {
-      this.#ready = results;
+      this.#ready = results.map(toResult);
     }
     this.#changes.notify();
     while (this.#ready.length > 0 && !this.#leaving && this.#failure === undefined) {

@@ -1,5 +1,8 @@
+import { setMaxListeners } from "node:events";
+
 import {
   Client,
+  connectivityState,
   credentials,
   InterceptingCall,
   Metadata,
@@ -90,18 +93,23 @@ export class Connection {
     return { call, frames: framesOf(call, turnstile) };
   }
 
-  /** Waits until the sidecar can be reached. SidecarUnavailableError: it cannot. */
+  /** Waits until the sidecar can be reached. SidecarUnavailableError: it cannot. ClientClosedError: closed meanwhile. */
   async waitUntilReady(timeoutMs: number): Promise<void> {
+    // gRPC's own waitForReady has a channel that is closed connect again.
     this.checkOpen();
-    await new Promise<void>((resolve, reject) => {
-      this.#client.waitForReady(Date.now() + timeoutMs, (error) => {
-        if (error) {
-          reject(unavailable(this.target, timeoutMs));
-        } else {
-          resolve();
-        }
+    const channel = this.#client.getChannel();
+    const deadline = Date.now() + timeoutMs;
+    let state = channel.getConnectivityState(true);
+    while (state !== connectivityState.READY) {
+      const late = await new Promise<Error | undefined>((resolve) => {
+        channel.watchConnectivityState(state, deadline, resolve);
       });
-    });
+      this.checkOpen();
+      if (late !== undefined) {
+        throw unavailable(this.target, timeoutMs);
+      }
+      state = channel.getConnectivityState(true);
+    }
   }
 
   /**
@@ -119,6 +127,9 @@ export class Connection {
       cancel(signal?.reason);
     };
     this.#running.add(onClose);
+    if (signal !== undefined) {
+      setMaxListeners(0, signal); // many batches may share one, and each lets go of it
+    }
     signal?.addEventListener("abort", onAbort, { once: true });
     return () => {
       this.#running.delete(onClose);

@@ -99,7 +99,7 @@ export class Incoming {
       this.#progress = toProgress(frame.progress);
       this.#onProgress?.(this.#progress);
     } else if (frame.batchResult !== undefined) {
-      this.#totals = toTotals(frame.batchResult);
+      this.#end(toTotals(frame.batchResult));
     }
     return [];
   }
@@ -138,6 +138,13 @@ export class Incoming {
     this.#sending.confirm(toCount(accepted.received));
   }
 
+  #end(totals: Totals): void {
+    if (totals.totalItems > this.#newestSequence) {
+      throw leftOut(`the batch has ${totals.totalItems}, the last one is ${this.#newestSequence}`);
+    }
+    this.#totals = totals;
+  }
+
   #lost(): BatchLostError {
     return new BatchLostError(this.batchId, this.#held, this.#lastSequence, this.#opened?.durable ?? false);
   }
@@ -147,8 +154,7 @@ export class Incoming {
     for (const result of results) {
       const sequence = toCount(result.sequence);
       if (sequence > this.#lastSequence + 1) {
-        const gap = `result ${sequence} follows ${this.#lastSequence}`;
-        throw new UnexpectedError(`the server left out results: ${gap}`, { code: "OK" });
+        throw leftOut(`result ${sequence} follows ${this.#lastSequence}`);
       }
       if (sequence > this.#lastSequence) {
         this.#lastSequence = sequence;
@@ -161,4 +167,8 @@ export class Incoming {
     }
     return fresh;
   }
+}
+
+function leftOut(gap: string): UnexpectedError {
+  return new UnexpectedError(`the server left out results: ${gap}`, { code: "OK" });
 }

@@ -250,6 +250,36 @@ test("frames of a kind unknown here say nothing, and an end without totals is a 
   assert.match(error.message, /without `batch_result`/);
 });
 
+test("a result that a number cannot hold ends the batch", async () => {
+  await using sidecar = await FakeSidecar.start();
+  sidecar.script = async function* (call: Call) {
+    const opening = (await requestsOf(call).next()).value?.open;
+    assert.ok(opening);
+    yield sidecar.opened(opening);
+    const usage = { inputTokens: 2n ** 60n };
+    yield frame({ results: { results: [{ sequence: 1n, usage }, { sequence: 2n }] } });
+    await new Promise(() => undefined);
+  };
+  await using client = new BatchClient(sidecar.target);
+  const batch = client.processBatch([]);
+  await assert.rejects(batch.next(), UnexpectedError);
+  await assert.rejects(batch.next(), UnexpectedError);
+  await until(() => sidecar.brokenOff.size === 1);
+});
+
+test("many batches share a signal without a warning", async () => {
+  await using sidecar = await FakeSidecar.start();
+  await using client = new BatchClient(sidecar.target);
+  const { signal } = new AbortController();
+  const warnings: Error[] = [];
+  const onWarning = (warning: Error) => warnings.push(warning);
+  process.on("warning", onWarning);
+  const batches = numbers(20).map(() => client.processBatch(items(1), { signal }));
+  await Promise.all(batches.map(outcomeOf));
+  process.off("warning", onWarning);
+  assert.deepEqual(warnings, []);
+});
+
 test("a deadline, a signal and cancel() end a batch that hangs", async (t) => {
   await using sidecar = await FakeSidecar.start();
   sidecar.script = async function* (call: Call) {
@@ -314,6 +344,17 @@ test("nobody listens", async () => {
   });
   await assert.rejects(client.waitUntilReady(50), SidecarUnavailableError);
   assert.ok((await outcomeOf(client.processBatch(items(1)))).error instanceof SidecarUnavailableError);
+});
+
+test("closing a client ends who waits for the sidecar", async () => {
+  const client = new BatchClient(`unix:${await mkdtemp(join(tmpdir(), "batch-llm-"))}/none.sock`);
+  const timers = () => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
+  const before = timers();
+  const waiting = client.waitUntilReady(60_000);
+  await until(() => timers() > before);
+  client.close();
+  await assert.rejects(waiting, ClientClosedError);
+  await until(() => timers() === before);
 });
 
 test("a closed client", async () => {

@@ -271,6 +271,15 @@ test("a result that is left out is noticed", async () => {
   assert.deepEqual(sequencesOf(outcome), [1, 2, 3]);
 });
 
+test("results that are left out at the end are noticed", async () => {
+  await using sidecar = await FakeSidecar.start();
+  sidecar.script = (call) => withResults(sidecar, call, (answer, sequence) => (sequence > 8n ? [] : [answer]));
+  const outcome = await run(sidecar, items(10));
+  assert.ok(outcome.error instanceof UnexpectedError);
+  assert.match(outcome.error.message, /the batch has 10, the last one is 8/);
+  assert.equal(outcome.results.length, 8);
+});
+
 test("what comes twice is handed out once", async () => {
   await using sidecar = await FakeSidecar.start();
   sidecar.script = (call) => withResults(sidecar, call, (answer) => [answer, answer]);

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from batch_llm_client._resume import Retries
 from batch_llm_client.errors import BatchLLMClientError, BatchLostError, MessageTooLargeError, UnexpectedError
@@ -117,7 +117,8 @@ class Incoming:
         self._on_progress = on_progress
         self._totals: Totals | None = None
         self._held = 0
-        self._newest_sequence = opening.resume_after_sequence
+        self._newest_sequence = opening.resume_after_sequence  # of all streams
+        self._received_sequence = opening.resume_after_sequence  # of the present one
         self.opened: BatchOpened | None = None
         self.progress: Progress | None = None
         self.last_sequence = opening.resume_after_sequence
@@ -148,7 +149,7 @@ class Incoming:
     def opening(self) -> ProcessBatchRequest:
         """Give the first frame of the next stream."""
         frame = ProcessBatchRequest(open=self._opening)
-        frame.open.resume_after_sequence = self.last_sequence
+        frame.open.resume_after_sequence = self._received_sequence = self.last_sequence
         return frame
 
     def take(self, frame: ProcessBatchResponse) -> Iterator[work_pb2.WorkItemResult]:
@@ -170,7 +171,7 @@ class Incoming:
                 if self._on_progress is not None:
                     self._on_progress(self.progress)
             case "batch_result":
-                self._totals = Totals.from_message(frame.batch_result)
+                self._end(Totals.from_message(frame.batch_result))
         return iter(())
 
     def check_complete(self) -> None:
@@ -209,16 +210,27 @@ class Incoming:
         return BatchLostError(self.batch_id, self._held, self.last_sequence, durable)
 
     def _new(self, results: Sequence[work_pb2.WorkItemResult]) -> Iterator[work_pb2.WorkItemResult]:
-        if results and results[-1].sequence > self._newest_sequence:
-            self._newest_sequence = results[-1].sequence
-            self._retries.progress()
-        return self._following(results)
-
-    def _following(self, results: Iterable[work_pb2.WorkItemResult]) -> Iterator[work_pb2.WorkItemResult]:
+        following = []
         for result in results:
-            if result.sequence > self.last_sequence + 1:
-                gap = f"result {result.sequence} follows {self.last_sequence}"
-                raise UnexpectedError(f"the server left out results: {gap}", code="OK")
-            if result.sequence > self.last_sequence:
-                self.last_sequence = result.sequence
-                yield result
+            if result.sequence > self._received_sequence + 1:
+                self._left_out(f"result {result.sequence} follows {self._received_sequence}")
+            if result.sequence > self._received_sequence:
+                self._received_sequence = result.sequence
+                following.append(result)
+        if self._received_sequence > self._newest_sequence:
+            self._newest_sequence = self._received_sequence
+            self._retries.progress()
+        return self._handing_out(following)
+
+    def _handing_out(self, results: Iterable[work_pb2.WorkItemResult]) -> Iterator[work_pb2.WorkItemResult]:
+        for result in results:
+            self.last_sequence = result.sequence
+            yield result
+
+    def _end(self, totals: Totals) -> None:
+        if totals.total_items > self._newest_sequence:
+            self._left_out(f"the batch has {totals.total_items}, the last one is {self._newest_sequence}")
+        self._totals = totals
+
+    def _left_out(self, gap: str) -> NoReturn:
+        raise UnexpectedError(f"the server left out results: {gap}", code="OK")

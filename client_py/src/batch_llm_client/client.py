@@ -71,6 +71,7 @@ class BatchClient:
         self._strategies = StrategyServiceStub(self._channel)
         self._caches = CacheLifecycleServiceStub(self._channel)
         self._clock = clock or Clock()
+        self._waiting: set[grpc.Future[None]] = set()
         self._connection = Connection(target, self._batches.ProcessBatch, self._batches.GetBatch, self._clock)
 
     def __enter__(self) -> Self:
@@ -84,18 +85,31 @@ class BatchClient:
     def close(self) -> None:
         """Close the connection; what is in flight is cancelled. Closing twice is no error."""
         self._connection.closed.set()
+        for ready in tuple(self._waiting):
+            self._end_wait(ready)
         self._channel.close()
 
     def wait_until_ready(self, timeout: float = 10.0) -> None:
         """Wait until the sidecar can be reached, at most `timeout` seconds. SidecarUnavailableError: it cannot."""
         self._check_open()
         ready = grpc.channel_ready_future(self._channel)
+        self._waiting.add(ready)
         try:
+            self._check_open()  # again: one who closes cancels what waits by then
             ready.result(timeout=timeout)
         except grpc.FutureTimeoutError:
             raise unavailable(self._target, timeout) from None
+        except grpc.FutureCancelledError:
+            raise closed(self._target) from None
         finally:
-            ready.cancel()
+            self._end_wait(ready)
+
+    def _end_wait(self, ready: "grpc.Future[None]") -> None:
+        try:
+            self._waiting.remove(ready)
+        except KeyError:
+            return  # another thread does: gRPC's future breaks when it is cancelled twice
+        ready.cancel()
 
     def process_batch(
         self,

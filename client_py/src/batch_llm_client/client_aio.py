@@ -99,6 +99,9 @@ class AsyncBatchClient:
             await asyncio.wait_for(self._channel.channel_ready(), timeout)
         except TimeoutError:
             raise unavailable(self._target, timeout) from None
+        except grpc.aio.UsageError:
+            self._check_open()
+            raise
 
     def process_batch(
         self,

@@ -1,5 +1,7 @@
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import grpc
@@ -338,6 +340,17 @@ def test_nobody_listens(tmp_path) -> None:
             client.list_strategies()
         with pytest.raises(SidecarUnavailableError, match=r"none\.sock"):
             list(client.process_batch(items(1)))
+
+
+def test_closing_a_client_ends_who_waits_for_the_sidecar(tmp_path) -> None:
+    client = BatchClient(f"unix:{tmp_path}/none.sock")
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(client.wait_until_ready, timeout=60)
+        while not client._waiting:
+            time.sleep(0.001)
+        client.close()
+        with pytest.raises(ClientClosedError):
+            waiting.result()
 
 
 def test_a_closed_client(sidecar) -> None:

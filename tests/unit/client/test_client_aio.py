@@ -246,6 +246,15 @@ async def test_nobody_listens(tmp_path) -> None:
             await client.list_caches()
 
 
+async def test_closing_a_client_ends_who_waits_for_the_sidecar(tmp_path) -> None:
+    client = AsyncBatchClient(f"unix:{tmp_path}/none.sock")
+    waiting = asyncio.create_task(client.wait_until_ready(timeout=60))
+    await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(ClientClosedError):
+        await waiting
+
+
 async def test_a_closed_client(sidecar) -> None:
     client = AsyncBatchClient(sidecar.target)
     batch = client.process_batch(stream(1))

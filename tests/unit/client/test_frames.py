@@ -93,7 +93,11 @@ def test_an_end_without_totals_is_a_bug() -> None:
         batch.check_complete()
     with pytest.raises(RuntimeError, match="at its end"):
         _ = batch.totals
-    batch.take(ProcessBatchResponse(batch_result=BatchResult(total_items=1)))
+    totals = ProcessBatchResponse(batch_result=BatchResult(total_items=1))
+    with pytest.raises(UnexpectedError, match="left out results: the batch has 1, the last one is 0"):
+        batch.take(totals)
+    batch.take(results(1))
+    batch.take(totals)
     batch.check_complete()
     assert batch.totals.total_items == 1
 
@@ -104,7 +108,7 @@ def test_results_that_were_handed_out_are_passed_over_and_a_gap_is_a_bug() -> No
     assert [result.sequence for result in batch.take(results(1, 2, 3, 4))] == [3, 4]
     assert batch.opening().open.resume_after_sequence == 4
     with pytest.raises(UnexpectedError, match="result 6 follows 4"):
-        list(batch.take(results(6)))
+        batch.take(results(6))  # here, not when they are handed out: so it ends the batch
 
 
 def test_only_what_is_handed_out_counts_as_received() -> None:

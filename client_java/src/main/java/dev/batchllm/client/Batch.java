@@ -218,7 +218,7 @@ public final class Batch implements Iterable<WorkItemResult>, AutoCloseable {
       if (outgoing.failure() != null) {
         throw outgoing.failure();
       }
-      resume(Errors.fromStatus(end.status(), end.trailers(), connection.target()));
+      resume(connection.failure(end.status(), end.trailers()));
     }
   }
 

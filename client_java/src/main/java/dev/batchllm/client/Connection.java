@@ -5,7 +5,9 @@ import io.grpc.CallOptions;
 import io.grpc.ClientCall;
 import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
+import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
+import io.grpc.Status;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
@@ -22,11 +24,13 @@ import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutionException;
-import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executor;
 import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.ReadWriteLock;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
@@ -42,17 +46,20 @@ final class Connection implements AutoCloseable {
   private final String target;
   private final ResumeClock clock;
   private final EventLoopGroup network;
-  private final ExecutorService executor;
+  private final ThreadPoolExecutor executor;
   private final ManagedChannel channel;
   private final Set<Batch> batches = ConcurrentHashMap.newKeySet();
   private final CompletableFuture<Void> closed = new CompletableFuture<>();
+  // A call that starts on a channel that has ended throws what it likes: none starts once closed.
+  private final ReadWriteLock starting = new ReentrantReadWriteLock();
+  private boolean closing;
 
   Connection(String target, ResumeClock clock) {
     this.target = target;
     this.clock = clock;
     NettyChannelBuilder builder = builder(Objects.requireNonNull(target, "target"));
     this.network = network();
-    // As many threads as callbacks run at once; what comes after the close is passed over.
+    // As many threads as callbacks run at once.
     this.executor =
         new ThreadPoolExecutor(
             0,
@@ -60,8 +67,7 @@ final class Connection implements AutoCloseable {
             IDLE_THREAD_SECONDS,
             TimeUnit.SECONDS,
             new SynchronousQueue<>(),
-            daemons("calls"),
-            new ThreadPoolExecutor.DiscardPolicy());
+            daemons("calls"));
     this.channel =
         builder
             .usePlaintext()
@@ -128,7 +134,7 @@ final class Connection implements AutoCloseable {
     return clock;
   }
 
-  ExecutorService executor() {
+  Executor executor() {
     return executor;
   }
 
@@ -143,9 +149,17 @@ final class Connection implements AutoCloseable {
     }
   }
 
-  /** Keeps a batch, to be cancelled when the client is closed. */
+  /**
+   * Keeps a batch, to be cancelled when the client is closed.
+   *
+   * @throws ClientClosedException it is
+   */
   void opened(Batch batch) {
     batches.add(batch);
+    if (closed.isDone()) { // perhaps too late for the one who closes to see it
+      batches.remove(batch);
+      throw Errors.closed(target);
+    }
   }
 
   void ended(Batch batch) {
@@ -161,28 +175,35 @@ final class Connection implements AutoCloseable {
    * BatchLlmException}.
    */
   <Q, R> CompletableFuture<R> call(MethodDescriptor<Q, R> method, Q request, Duration timeout) {
-    if (closed.isDone()) {
-      return CompletableFuture.failedFuture(Errors.closed(target));
-    }
     CompletableFuture<R> answer = new CompletableFuture<>();
     ClientCall<Q, R> call = newCall(method, timeout);
-    ClientCalls.asyncUnaryCall(
-        call,
-        request,
-        new StreamObserver<R>() {
-          @Override
-          public void onNext(R response) {
-            answer.complete(response);
-          }
+    starting.readLock().lock();
+    try {
+      if (closing) {
+        return CompletableFuture.failedFuture(Errors.closed(target));
+      }
+      ClientCalls.asyncUnaryCall(
+          call,
+          request,
+          new StreamObserver<R>() {
+            @Override
+            public void onNext(R response) {
+              answer.complete(response);
+            }
 
-          @Override
-          public void onError(Throwable raw) {
-            answer.completeExceptionally(Errors.fromThrowable(raw, target));
-          }
+            @Override
+            public void onError(Throwable raw) {
+              Metadata trailers = Status.trailersFromThrowable(raw);
+              answer.completeExceptionally(
+                  failure(Status.fromThrowable(raw), trailers == null ? new Metadata() : trailers));
+            }
 
-          @Override
-          public void onCompleted() {}
-        });
+            @Override
+            public void onCompleted() {}
+          });
+    } finally {
+      starting.readLock().unlock();
+    }
     answer.whenComplete(
         (response, error) -> {
           if (answer.isCancelled()) {
@@ -190,6 +211,12 @@ final class Connection implements AutoCloseable {
           }
         });
     return answer;
+  }
+
+  /** Turns the status that a call ended with into an exception. */
+  BatchLlmException failure(Status status, Metadata trailers) {
+    // A channel that is shut down says UNAVAILABLE, as if nobody answered.
+    return closed.isDone() ? Errors.cancelled(target) : Errors.fromStatus(status, trailers, target);
   }
 
   /**
@@ -251,9 +278,16 @@ final class Connection implements AutoCloseable {
 
   @Override
   public void close() {
-    if (!closed.complete(null)) {
-      return;
+    starting.writeLock().lock();
+    try {
+      if (closing) {
+        return;
+      }
+      closing = true;
+    } finally {
+      starting.writeLock().unlock();
     }
+    closed.complete(null);
     batches.forEach(Batch::cancel);
     channel.shutdownNow();
     try {
@@ -261,7 +295,8 @@ final class Connection implements AutoCloseable {
     } catch (InterruptedException interrupt) {
       Thread.currentThread().interrupt();
     }
-    executor.shutdown();
+    // Not shut down: who waits for a call that is still ending must be told. Its threads end.
+    executor.setKeepAliveTime(0, TimeUnit.SECONDS);
     network.shutdownGracefully(0, CLOSE_SECONDS, TimeUnit.SECONDS);
   }
 }

@@ -46,13 +46,6 @@ final class Errors {
     return BY_REASON.getOrDefault(details.reason, byCode(code)).apply(failure);
   }
 
-  /** Turns what a future of gRPC failed with into an exception. */
-  static BatchLlmException fromThrowable(Throwable raw, String target) {
-    Metadata trailers = Status.trailersFromThrowable(raw);
-    return fromStatus(
-        Status.fromThrowable(raw), trailers == null ? new Metadata() : trailers, target);
-  }
-
   static SidecarUnavailableException unavailable(String target, Duration waited) {
     Status status =
         Status.UNAVAILABLE.withDescription("waited " + waited.toMillis() / 1000.0 + " s");

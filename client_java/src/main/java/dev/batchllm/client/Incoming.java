@@ -101,7 +101,7 @@ final class Incoming {
         progress = frame.getProgress();
         onProgress.accept(progress);
       }
-      case BATCH_RESULT -> totals = frame.getBatchResult();
+      case BATCH_RESULT -> end(frame.getBatchResult());
       case FRAME_NOT_SET -> {}
     }
     return List.of();
@@ -166,6 +166,15 @@ final class Incoming {
       retries.progress();
     }
     return following;
+  }
+
+  private void end(BatchResult result) {
+    if (result.getTotalItems() > newestSequence) {
+      throw Errors.brokenProtocol(
+          "the server left out results: the batch has %d, the last one is %d"
+              .formatted(result.getTotalItems(), newestSequence));
+    }
+    totals = result;
   }
 
   private BatchLostException lost() {

@@ -80,13 +80,15 @@ final class Outgoing {
   }
 
   /**
-   * Ends the reading; a source that blocks is interrupted. The batch is over, its call ended or
-   * cancelled.
+   * Ends the reading; a source that blocks is interrupted, one that was not begun is closed. The
+   * batch is over, its call ended or cancelled.
    */
   synchronized void stop() {
     if (over.complete(null)) {
       notifyAll();
-      if (reader != null && reader != Thread.currentThread()) {
+      if (reader == null) {
+        executor.execute(source.close());
+      } else if (reader != Thread.currentThread()) {
         reader.interrupt();
       }
     }

@@ -76,8 +76,15 @@ final class StreamCall {
       end = last;
       return null;
     }
-    call.request(1);
+    request();
     return (ProcessBatchResponse) next;
+  }
+
+  // After cancel() the network's thread may be gone, which would be thrown here.
+  private synchronized void request() {
+    if (!over) {
+      call.request(1);
+    }
   }
 
   /** How the call ended, after {@link #take()} has said so. */

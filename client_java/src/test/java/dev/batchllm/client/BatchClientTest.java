@@ -36,8 +36,10 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
 import java.util.logging.Logger;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -121,6 +123,16 @@ class BatchClientTest {
       assertEquals(0, batch.stream().count());
       assertEquals(0, batch.totals().getTotalItems());
     }
+  }
+
+  @Test
+  void aStreamIsClosedEvenIfTheBatchIsRefused() throws Exception {
+    AtomicBoolean closed = new AtomicBoolean();
+    Stream<WorkItem> stream = items(3).onClose(() -> closed.set(true));
+    try (Batch batch = client.processBatch(stream, BatchOptions.strategy("no-such"))) {
+      assertThrows(NotFoundException.class, batch::opened);
+    }
+    eventually(closed::get, "the stream stays open");
   }
 
   @Test
@@ -371,9 +383,48 @@ class BatchClientTest {
     client.close();
     client.close();
     assertThrows(CallCancelledException.class, () -> ids(batch));
-    assertThrows(CompletionException.class, call::join);
+    var ended = assertThrows(CompletionException.class, call::join);
+    assertInstanceOf(CallCancelledException.class, ended.getCause());
     assertThrows(ClientClosedException.class, () -> client.getBatch("any"));
     assertThrows(ClientClosedException.class, () -> client.processBatch(items(1), ECHO));
+  }
+
+  @Test
+  void aCloseEndsWhateverOtherThreadsBegin() throws Exception {
+    WorkItem single = item(0).toBuilder().setStrategy("echo").build();
+    List<Consumer<BatchClient>> uses =
+        List.of(
+            BatchClient::listStrategies,
+            used -> used.processItem(single),
+            used -> {
+              try (Batch batch = used.processBatch(items(3), ECHO)) {
+                ids(batch);
+              }
+            });
+    for (int round = 0; round < 20; round++) {
+      BatchClient used = BatchClient.connect(sidecar.target());
+      CountDownLatch begun = new CountDownLatch(uses.size());
+      List<CompletableFuture<Object>> ended = new ArrayList<>();
+      for (Consumer<BatchClient> use : uses) {
+        ended.add(
+            CompletableFuture.supplyAsync(
+                () -> {
+                  try {
+                    for (; ; begun.countDown()) {
+                      use.accept(used);
+                    }
+                  } catch (CallCancelledException | ClientClosedException told) {
+                    return true;
+                  }
+                },
+                work -> new Thread(work).start()));
+      }
+      begun.await();
+      used.close();
+      for (CompletableFuture<Object> use : ended) {
+        assertEquals(true, use.get(Helpers.BOUND.toSeconds(), TimeUnit.SECONDS));
+      }
+    }
   }
 
   @Test

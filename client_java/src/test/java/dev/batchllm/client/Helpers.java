@@ -16,7 +16,7 @@ import java.util.stream.Stream;
 
 /** What several tests use. */
 final class Helpers {
-  private static final Duration BOUND = Duration.ofSeconds(60);
+  static final Duration BOUND = Duration.ofSeconds(60);
 
   private Helpers() {}
 

@@ -250,6 +250,22 @@ class ResumeTest {
   }
 
   @Test
+  void aServerThatLeavesTheLastResultsOutIsFoundOut() {
+    server.then(
+        stream -> {
+          stream.open(fresh());
+          stream.results(1, 1);
+          stream.totals(2);
+          stream.end();
+        });
+    try (Batch batch = client.processBatch(List.of(), OPTIONS)) {
+      var error = assertThrows(UnexpectedException.class, () -> sequences(batch));
+      assertEquals(
+          "the server left out results: the batch has 2, the last one is 1", error.getMessage());
+    }
+  }
+
+  @Test
   void aServerThatEndsWithoutTotalsIsFoundOut() {
     server.then(
         stream -> {
@@ -384,17 +400,18 @@ class ResumeTest {
             items += size;
           }
           stream.awaitHalfClose();
+          stream.results(1, 130);
           stream.totals(130);
           stream.end();
         };
     server.then(count).then(count);
     try (Batch batch = client.processBatch(Helpers.items(130).toList(), OPTIONS)) {
-      assertEquals(List.of(), sequences(batch));
+      assertEquals(130, sequences(batch).size());
     }
     assertEquals(List.of(64, 64, 2), frames);
     frames.clear();
     try (Batch batch = client.processBatch(Helpers.items(130), OPTIONS)) {
-      assertEquals(List.of(), sequences(batch));
+      assertEquals(130, sequences(batch).size());
     }
     assertTrue(frames.stream().allMatch(size -> size <= 64), frames.toString());
   }
