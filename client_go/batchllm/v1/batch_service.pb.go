@@ -868,7 +868,8 @@ type OpenBatch struct {
 	// Of a batch that exists: send the results after this sequence again; those up to it were received. 0: all of them.
 	// Negative, or beyond the last one: INVALID_FIELD.
 	ResumeAfterSequence int64 `protobuf:"varint,6,opt,name=resume_after_sequence,json=resumeAfterSequence,proto3" json:"resume_after_sequence,omitempty"`
-	// Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
+	// Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+	// journal is durable, it is taken in at once, however many of its items wait to be run.
 	Detach        bool `protobuf:"varint,7,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

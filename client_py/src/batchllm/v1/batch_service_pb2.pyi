@@ -495,7 +495,9 @@ class OpenBatch(_message.Message):
     Negative, or beyond the last one: INVALID_FIELD.
     """
     detach: _builtins.bool
-    """Go on with what is accepted when the client goes away. A batch that was opened with it once stays so."""
+    """Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+    journal is durable, it is taken in at once, however many of its items wait to be run.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free text for logs, e.g. `{"job": "nightly"}`. At most 32 entries of 256 bytes."""

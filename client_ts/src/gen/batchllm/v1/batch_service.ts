@@ -193,7 +193,10 @@ export interface OpenBatch {
    * Negative, or beyond the last one: INVALID_FIELD.
    */
   resumeAfterSequence: bigint;
-  /** Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. */
+  /**
+   * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+   * journal is durable, it is taken in at once, however many of its items wait to be run.
+   */
   detach: boolean;
 }
 

@@ -315,7 +315,8 @@ java.lang.String defaultValue) {
   private boolean detach_ = false;
   /**
    * <pre>
-   * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
+   * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+   * journal is durable, it is taken in at once, however many of its items wait to be run.
    * </pre>
    *
    * <code>bool detach = 7;</code>
@@ -1314,7 +1315,8 @@ java.lang.String defaultValue) {
     private boolean detach_ ;
     /**
      * <pre>
-     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
+     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+     * journal is durable, it is taken in at once, however many of its items wait to be run.
      * </pre>
      *
      * <code>bool detach = 7;</code>
@@ -1326,7 +1328,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
+     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+     * journal is durable, it is taken in at once, however many of its items wait to be run.
      * </pre>
      *
      * <code>bool detach = 7;</code>
@@ -1342,7 +1345,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
+     * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+     * journal is durable, it is taken in at once, however many of its items wait to be run.
      * </pre>
      *
      * <code>bool detach = 7;</code>

@@ -149,7 +149,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so.
+   * Go on with what is accepted when the client goes away. A batch that was opened with it once stays so. Where the
+   * journal is durable, it is taken in at once, however many of its items wait to be run.
    * </pre>
    *
    * <code>bool detach = 7;</code>
