@@ -1,6 +1,7 @@
 """Strategies that clients register, over one sidecar's journal; tests/integration/test_registrations.py has fleets."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -200,6 +201,21 @@ async def test_a_client_that_goes_away_leaves_nothing_half_done(house: House) ->
     await asyncio.wait_for(house.writer.close(), 60)
     await until(lambda: house.names == ["triage"])
     assert not (await house.registrations.register(spec()))[1]
+
+
+async def test_a_failure_that_a_client_does_not_wait_for_is_not_logged_as_lost(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.store.may_write = asyncio.Event()
+    call = asyncio.ensure_future(house.registrations.register(spec()))
+    await house.store.asked_to_write.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    house.store.failure = StoreError("no room", full=True)
+    house.store.may_write.set()
+    await refused(house.registrations.unregister("triage"), ErrorReason.JOURNAL_FULL)  # one change at a time
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_unregistering_lasts(house: House) -> None:

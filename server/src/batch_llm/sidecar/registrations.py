@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from batch_llm.journal.store import Registration, StoreError, StrategyExistsError
 from batch_llm.model import BatchLLMError, ErrorReason
+from batch_llm.sync import shielded
 from batchllm.v1 import strategy_service_pb2 as pb
 
 from . import mapping
@@ -79,7 +80,7 @@ class Registrations:
             )
         checked = check_spec(spec.name, mapping.spec_fields(spec))
         registration = Registration(spec.name, spec.SerializeToString())
-        return await asyncio.shield(asyncio.ensure_future(self._register(registration, checked)))
+        return await shielded(self._register(registration, checked))
 
     async def _register(self, registration: Registration, spec: StrategySpec) -> tuple[Entry, bool]:
         name = registration.name
@@ -116,7 +117,7 @@ class Registrations:
         Raises:
             BatchLLMError: STRATEGY_NOT_FOUND, STRATEGY_FROM_FILE or STRATEGY_IN_USE, or the journal cannot be written.
         """
-        await asyncio.shield(asyncio.ensure_future(self._unregister(name)))
+        await shielded(self._unregister(name))
 
     async def _unregister(self, name: str) -> None:
         async with self._changing:

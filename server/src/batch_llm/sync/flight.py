@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from batch_llm.model import ProviderError
 
+from .shielded import shielded
+
 T = TypeVar("T")
 
 
@@ -50,9 +52,7 @@ class Flight(Generic[T]):
         Raises:
             Exception: what it raised.
         """
-        outcome = asyncio.wrap_future(self._outcome)
-        outcome.add_done_callback(_take_note)
-        return await asyncio.shield(outcome)
+        return await shielded(asyncio.wrap_future(self._outcome))
 
     def when_done(self, call: Callable[[Flight[T]], object]) -> None:
         """Have something called with it at its end."""
@@ -80,9 +80,3 @@ class Flight(Generic[T]):
     def _give_up(self) -> None:
         with suppress(InvalidStateError):  # it has just ended after all
             self._outcome.set_exception(FlightCancelledError("it was cancelled; try again"))
-
-
-def _take_note(outcome: asyncio.Future[Any]) -> None:
-    """Nobody may be left to hear of a failure; asyncio would log that it was never retrieved."""
-    if not outcome.cancelled():
-        outcome.exception()
