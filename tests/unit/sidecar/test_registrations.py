@@ -214,6 +214,7 @@ async def test_a_failure_that_a_client_does_not_wait_for_is_not_logged_as_lost(
     house.store.failure = StoreError("no room", full=True)
     house.store.may_write.set()
     await refused(house.registrations.unregister("triage"), ErrorReason.JOURNAL_FULL)  # one change at a time
+    del call
     gc.collect()
     assert "never retrieved" not in caplog.text
 
