@@ -558,8 +558,41 @@ func TestWhatCannotBeSentIsRefused(t *testing.T) {
 			t.Error(name)
 		}
 	}
-	if _, err := New(""); err == nil {
-		t.Error("no target")
+}
+
+func TestTargets(t *testing.T) {
+	for target, problem := range map[string]string{
+		"":                    "the target must not be empty: give host:port or unix:PATH, e.g. 127.0.0.1:50051",
+		"unix:":               `the target must have a path after "unix:": give host:port or unix:PATH`,
+		"unix://":             `the target must have a path after "unix://": give host:port or unix:PATH`,
+		"127.0.0.1:65536":     "the target's port must be at most 65535, not 65536 (127.0.0.1:65536)",
+		"dns:///[::1]:999999": "the target's port must be at most 65535, not 999999 (dns:///[::1]:999999)",
+	} {
+		if _, err := New(target); err == nil || !strings.HasPrefix(err.Error(), "batchllm: "+problem) {
+			t.Errorf("%q: %v", target, err)
+		}
+	}
+	for _, target := range []string{"127.0.0.1:65535", "localhost", "99999", "unix:/tmp/a:99999", "unix-abstract:a:99999"} {
+		client, err := New(target)
+		if err != nil {
+			t.Errorf("%q: %v", target, err)
+			continue
+		}
+		_ = client.Close()
+	}
+}
+
+func TestTextThatIsNoUTF8IsToldByItemAndField(t *testing.T) {
+	for field, item := range map[string]WorkItem{
+		"ItemID":   {ItemID: "1\xff", Prompt: "hi"},
+		"Prompt":   {ItemID: "1", Prompt: "\xff"},
+		"Strategy": {ItemID: "1", Prompt: "hi", Strategy: "\xff"},
+	} {
+		want := fmt.Sprintf("batchllm: item %q: %s must be valid UTF-8", item.ItemID, field)
+		_, err := newClient(t, "127.0.0.1:1").ProcessItem(within(t), item)
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v", field, err)
+		}
 	}
 }
 

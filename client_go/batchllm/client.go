@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -43,8 +45,8 @@ type Client struct {
 // New makes a client of the sidecar at target, an address as gRPC takes it: host:port, or unix:/run/batch-llm.sock. It
 // connects when it is first used. An error: the target or an option cannot be used.
 func New(target string, options ...ClientOption) (*Client, error) {
-	if target == "" {
-		return nil, fmt.Errorf("batchllm: the target must not be empty: give host:port or unix:PATH, e.g. %s", DefaultTarget)
+	if err := checkTarget(target); err != nil {
+		return nil, err
 	}
 	set, err := newClientOptions(options)
 	if err != nil {
@@ -68,6 +70,25 @@ func New(target string, options ...ClientOption) (*Client, error) {
 			return conn.Close()
 		}),
 	}, nil
+}
+
+// checkTarget refuses what can be no target; gRPC says so with the first call only, as if nobody answered.
+func checkTarget(target string) error {
+	const give = "give host:port or unix:PATH, e.g. " + DefaultTarget
+	switch target {
+	case "":
+		return errors.New("batchllm: the target must not be empty: " + give)
+	case "unix:", "unix://":
+		return fmt.Errorf("batchllm: the target must have a path after %q: %s", target, give)
+	}
+	port := target[strings.LastIndexByte(target, ':')+1:]
+	if strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:") || port == target {
+		return nil
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); errors.Is(err, strconv.ErrRange) {
+		return fmt.Errorf("batchllm: the target's port must be at most 65535, not %s (%s)", port, target)
+	}
+	return nil
 }
 
 func dialOptions(messageBytes int) []grpc.DialOption {

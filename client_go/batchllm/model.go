@@ -40,8 +40,12 @@ type WorkItem struct {
 
 // message gives the protobuf message; an error: a text is no UTF-8, which protobuf cannot hold.
 func (i WorkItem) message() (*batchllmv1.WorkItem, error) {
-	if !utf8.ValidString(i.ItemID) || !utf8.ValidString(i.Prompt) || !utf8.ValidString(i.Strategy) {
-		return nil, fmt.Errorf("batchllm: item %q: ItemID, Prompt and Strategy must be valid UTF-8", i.ItemID)
+	for _, field := range [...]struct{ name, text string }{
+		{"ItemID", i.ItemID}, {"Prompt", i.Prompt}, {"Strategy", i.Strategy},
+	} {
+		if !utf8.ValidString(field.text) {
+			return nil, fmt.Errorf("batchllm: item %q: %s must be valid UTF-8", i.ItemID, field.name)
+		}
 	}
 	message := &batchllmv1.WorkItem{ItemId: i.ItemID, Prompt: i.Prompt, Strategy: i.Strategy, Context: i.Context}
 	if i.Timeout != 0 {

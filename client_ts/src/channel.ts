@@ -9,6 +9,27 @@ export const DEFAULT_UNCONFIRMED_ITEMS = 4096;
 export const DEFAULT_UNCONFIRMED_BYTES = 32 * 1024 * 1024;
 
 const KEEPALIVE_MS = 10_000;
+const EXAMPLE = `host:port or unix:PATH, e.g. ${DEFAULT_TARGET}`;
+const NO_PATH = /^unix:(\/\/)?$/;
+const PORT = /^(?!unix:).*:(\d+)$/s;
+const MAX_PORT = 65_535;
+
+/** TypeError or RangeError: it can be no target. */
+export function checkTarget(target: string): void {
+  if (typeof target !== "string") {
+    throw new TypeError(`the target must be a string, ${EXAMPLE}, not ${String(target)}`);
+  }
+  if (target === "") {
+    throw new TypeError(`the target must not be empty: give ${EXAMPLE}`);
+  }
+  if (NO_PATH.test(target)) {
+    throw new TypeError(`the target must have a path after "${target}": give ${EXAMPLE}`);
+  }
+  const port = PORT.exec(target)?.[1];
+  if (Number(port) > MAX_PORT) {
+    throw new RangeError(`the target's port must be at most ${MAX_PORT}, not ${port} (${target})`);
+  }
+}
 
 /** The channel's options; `maxMessageBytes` bounds what is sent. */
 export function channelOptions(maxMessageBytes: number): ChannelOptions {

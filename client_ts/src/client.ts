@@ -2,9 +2,9 @@ import { Batch } from "./batch.js";
 import * as defaults from "./channel.js";
 import { SYSTEM_CLOCK, type Clock } from "./clock.js";
 import { Connection, type CallOptions } from "./connection.js";
-import { toDuration } from "./durations.js";
+import { checkTimeout, toDuration } from "./durations.js";
 import { BatchLLMClientError, UnexpectedError } from "./errors.js";
-import { checkLimits, encode, toMessage, type Limits } from "./frames.js";
+import { checkLimits, checkText, encode, toMessage, type Limits } from "./frames.js";
 import { BatchServiceService as batches } from "./gen/batchllm/v1/batch_service.js";
 import { CacheLifecycleServiceService as caches } from "./gen/batchllm/v1/cache_lifecycle_service.js";
 import { StrategyServiceService as strategies } from "./gen/batchllm/v1/strategy_service.js";
@@ -19,6 +19,7 @@ import {
   type ResultOrder,
   type WorkItem,
 } from "./model.js";
+import { checkOptions } from "./options.js";
 import { Retries, toPolicy, type ResumePolicy } from "./resume.js";
 import { toSpecMessage, toStrategy, type Strategy, type StrategySpec } from "./strategies.js";
 
@@ -102,14 +103,12 @@ export class BatchClient implements AsyncDisposable {
    *
    * @param target - the sidecar's address as gRPC takes it: `unix:/run/batch-llm/batch-llm.sock` or `host:port`.
    *   Default `127.0.0.1:50051`.
-   * @throws TypeError or RangeError: the target is empty, or an option makes no sense.
+   * @throws TypeError or RangeError: the target can be none, or an option makes no sense.
    */
   constructor(target: string = defaults.DEFAULT_TARGET, options: ClientOptions = {}) {
-    if (target === "") {
-      const example = defaults.DEFAULT_TARGET;
-      throw new TypeError(`the target must not be empty: give host:port or unix:PATH, e.g. ${example}`);
-    }
-    this.#timeoutMs = options.timeoutMs ?? defaults.DEFAULT_TIMEOUT_MS;
+    defaults.checkTarget(target);
+    checkOptions(options, CLIENT_OPTIONS);
+    this.#timeoutMs = checkTimeout(options.timeoutMs ?? defaults.DEFAULT_TIMEOUT_MS);
     this.#limits = checkLimits({
       frameItems: options.frameItems ?? defaults.DEFAULT_FRAME_ITEMS,
       frameBytes: options.frameBytes ?? defaults.DEFAULT_FRAME_BYTES,
@@ -135,17 +134,18 @@ export class BatchClient implements AsyncDisposable {
 
   /** Waits until the sidecar can be reached, at most so many milliseconds. SidecarUnavailableError: it cannot. */
   async waitUntilReady(timeoutMs = 10_000): Promise<void> {
-    await this.#connection.waitUntilReady(timeoutMs);
+    await this.#connection.waitUntilReady(checkTimeout(timeoutMs));
   }
 
   /**
    * Streams items in; iterate over what it gives for the results as they finish.
    *
    * @param items - read as the sidecar takes them. An async source may wait: what it gave before is sent meanwhile.
-   * @throws TypeError or RangeError: `items` cannot be iterated, no such result order, or `resumeAfterSequence` without
-   *   `batchId`. What the server refuses comes when the batch is iterated.
+   * @throws TypeError or RangeError: `items` cannot be iterated, no such option or result order, or
+   *   `resumeAfterSequence` without `batchId`. What the server refuses comes when the batch is iterated.
    */
   processBatch(items: Iterable<WorkItem> | AsyncIterable<WorkItem>, options: BatchOptions = {}): Batch {
+    checkOptions(options, BATCH_OPTIONS);
     return new Batch({
       connection: this.#connection,
       clock: this.#clock,
@@ -167,6 +167,7 @@ export class BatchClient implements AsyncDisposable {
    * @throws BatchNotFoundError: there is none.
    */
   async resumeBatch(batchId: string, options: FollowOptions & { after?: number | undefined } = {}): Promise<Batch> {
+    checkOptions(options, { ...FOLLOW_OPTIONS, after: true });
     const { after, ...follow } = options;
     // Opening one that is not there would make it.
     const { detach } = await this.getBatch(batchId, { signal: follow.signal });
@@ -187,7 +188,9 @@ export class BatchClient implements AsyncDisposable {
     item: WorkItem,
     options: CallOptions & { idempotencyKey?: string | undefined } = {},
   ): Promise<Result> {
+    checkOptions(options, { ...CALL_OPTIONS, idempotencyKey: true });
     const { idempotencyKey = "", timeoutMs = this.#timeoutMs, signal } = options;
+    checkText("idempotencyKey", idempotencyKey);
     encode(item, this.#limits.maxMessageBytes);
     const request = { item: toMessage(item), idempotencyKey };
     const retries = new Retries(idempotencyKey ? this.#policy : undefined, timeoutMs, this.#clock);
@@ -227,10 +230,11 @@ export class BatchClient implements AsyncDisposable {
   async *listBatches(
     options: CallOptions & { pageSize?: number | undefined } = {},
   ): AsyncGenerator<BatchInfo, void, undefined> {
+    const call = this.#call(options, { ...CALL_OPTIONS, pageSize: true });
     let pageToken = "";
     do {
       const request = { pageSize: options.pageSize ?? 0, pageToken };
-      const page = await this.#connection.unary(batches.listBatches, request, this.#call(options));
+      const page = await this.#connection.unary(batches.listBatches, request, call);
       yield* page.batches.map(toBatchInfo);
       pageToken = page.nextPageToken;
     } while (pageToken !== "");
@@ -291,14 +295,14 @@ export class BatchClient implements AsyncDisposable {
    */
   async createOrReuseCache(strategy: string, options: CacheOptions = {}): Promise<{ cache: Cache; reused: boolean }> {
     const request = { strategy, ttl: ttlOf(options) };
-    const answer = await this.#connection.unary(caches.createOrReuse, request, this.#call(options));
+    const answer = await this.#connection.unary(caches.createOrReuse, request, this.#call(options, CACHE_OPTIONS));
     return { cache: toCache(present(answer.cache, "cache")), reused: answer.reused };
   }
 
   /** Lets a cache live `ttlSeconds` from now; `recreated` if it had ended and was created anew. */
   async renewCache(strategy: string, options: CacheOptions = {}): Promise<{ cache: Cache; recreated: boolean }> {
     const request = { strategy, ttl: ttlOf(options) };
-    const answer = await this.#connection.unary(caches.renew, request, this.#call(options));
+    const answer = await this.#connection.unary(caches.renew, request, this.#call(options, CACHE_OPTIONS));
     return { cache: toCache(present(answer.cache, "cache")), recreated: answer.recreated };
   }
 
@@ -320,8 +324,9 @@ export class BatchClient implements AsyncDisposable {
     return answer.caches.map(toCache);
   }
 
-  #call(options: CallOptions = {}): CallOptions {
-    return { timeoutMs: options.timeoutMs ?? this.#timeoutMs, signal: options.signal };
+  #call(options: CallOptions = {}, known: object = CALL_OPTIONS): CallOptions {
+    checkOptions(options, known);
+    return { timeoutMs: checkTimeout(options.timeoutMs ?? this.#timeoutMs), signal: options.signal };
   }
 }
 
@@ -329,6 +334,36 @@ export class BatchClient implements AsyncDisposable {
 export interface CacheOptions extends CallOptions {
   ttlSeconds?: number | undefined;
 }
+
+// The names of the options, for those who have no compiler: see checkOptions.
+const CALL_OPTIONS: Record<keyof CallOptions, true> = { timeoutMs: true, signal: true };
+const CACHE_OPTIONS: Record<keyof CacheOptions, true> = { ...CALL_OPTIONS, ttlSeconds: true };
+const FOLLOW_OPTIONS: Record<keyof FollowOptions, true> = {
+  resume: true,
+  timeoutMs: true,
+  signal: true,
+  onProgress: true,
+};
+const BATCH_OPTIONS: Record<keyof BatchOptions, true> = {
+  ...FOLLOW_OPTIONS,
+  strategy: true,
+  batchId: true,
+  maxConcurrency: true,
+  resultOrder: true,
+  labels: true,
+  resumeAfterSequence: true,
+  detach: true,
+};
+const CLIENT_OPTIONS: Record<keyof ClientOptions, true> = {
+  timeoutMs: true,
+  maxMessageBytes: true,
+  frameItems: true,
+  frameBytes: true,
+  unconfirmedItems: true,
+  unconfirmedBytes: true,
+  resumePolicy: true,
+  clock: true,
+};
 
 function ttlOf({ ttlSeconds }: CacheOptions) {
   return ttlSeconds === undefined ? undefined : toDuration(ttlSeconds * 1000, "ttlSeconds");

@@ -3,6 +3,14 @@ import type { Duration } from "./gen/google/protobuf/duration.js";
 /** Source: https://protobuf.dev/reference/protobuf/google.protobuf/#duration */
 const MAX_DURATION_SECONDS = 315_576_000_000;
 
+/** Gives back the milliseconds of a timeout. RangeError: they are negative or not a number. */
+export function checkTimeout(timeoutMs: number): number {
+  if (!(timeoutMs >= 0)) {
+    throw new RangeError(`timeoutMs must be at least 0, not ${timeoutMs}`);
+  }
+  return timeoutMs;
+}
+
 /**
  * Milliseconds as a Duration, to the nanosecond.
  *

@@ -75,6 +75,9 @@ export function toMessage(item: WorkItem): work.WorkItem {
     if (typeof value !== "string") {
       throw new TypeError(`an item's ${name} must be a string, not ${typeof value} (item ${JSON.stringify(itemId)})`);
     }
+    if (!value.isWellFormed()) {
+      throw new TypeError(`an item's ${name} ${surrogateIn(value)} (item ${JSON.stringify(itemId)})`);
+    }
   }
   if (!((context as unknown) instanceof Uint8Array)) {
     throw new TypeError(
@@ -83,6 +86,19 @@ export function toMessage(item: WorkItem): work.WorkItem {
   }
   const timeout = timeoutMs === undefined ? undefined : toDuration(timeoutMs, "an item's timeoutMs");
   return { itemId, prompt, strategy, context, timeout };
+}
+
+/** What is wrong with a string that is not well-formed: protobuf would send another character instead. */
+function surrogateIn(text: string): string {
+  return `must be valid Unicode: it has a lone surrogate at ${text.search(/\p{Surrogate}/u)}`;
+}
+
+/** TypeError: an option's string is not well-formed. */
+export function checkText(name: string, text: string): string {
+  if (!text.isWellFormed()) {
+    throw new TypeError(`${name} ${surrogateIn(text)}`);
+  }
+  return text;
 }
 
 /** A frame of items that are encoded already. */
@@ -121,8 +137,8 @@ export function openBatch(opening: Opening): OpenBatch {
     throw new TypeError("resumeAfterSequence needs the batchId of the batch to resume");
   }
   return {
-    batchId: opening.batchId || `batch-${randomUUID().replaceAll("-", "")}`,
-    strategy: opening.strategy ?? "",
+    batchId: checkText("batchId", opening.batchId ?? "") || `batch-${randomUUID().replaceAll("-", "")}`,
+    strategy: checkText("strategy", opening.strategy ?? ""),
     maxConcurrency,
     resultOrder: resultOrder === undefined ? Order.UNSPECIFIED : toOrder(resultOrder),
     labels: { ...opening.labels },

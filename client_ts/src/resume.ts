@@ -1,5 +1,7 @@
 /** When a call is tried again, after how long, and when that is over. */
+import { checkTimeout } from "./durations.js";
 import { BatchLLMClientError, DeadlineExceededError, type StatusCode } from "./errors.js";
+import { checkOptions } from "./options.js";
 
 // Every code of gRPC is in one of these sets. A batch goes on after:
 
@@ -62,8 +64,9 @@ export const DEFAULT_POLICY: ResumePolicy = {
   maxBackoffMs: 15_000,
 };
 
-/** Fills in the defaults. RangeError: a bound is negative or no number. */
+/** Fills in the defaults. TypeError: a bound is unknown. RangeError: it is negative or no number. */
 export function toPolicy(given: Partial<ResumePolicy> = {}): ResumePolicy {
+  checkOptions(given, DEFAULT_POLICY, "resumePolicy.");
   const policy = { ...DEFAULT_POLICY, ...given };
   for (const [name, value] of Object.entries(policy)) {
     if (!(value >= 0)) {
@@ -90,7 +93,7 @@ export class Retries {
     clock: { now(): number; random(): number },
   ) {
     this.#policy = policy;
-    this.#deadline = timeoutMs === undefined ? undefined : clock.now() + timeoutMs;
+    this.#deadline = timeoutMs === undefined ? undefined : clock.now() + checkTimeout(timeoutMs);
     this.#clock = clock;
   }
 

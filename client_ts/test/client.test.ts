@@ -330,9 +330,84 @@ test("bad options", async () => {
     /items must be an Iterable .*, not {"itemId":"1"}/,
   );
   assert.throws(() => client.processBatch(undefined as never), /items must be an Iterable .*, not undefined/);
-  assert.throws(() => new BatchClient(""), /the target must not be empty: give host:port or unix:PATH/);
   assert.throws(() => new BatchClient("x", { frameItems: 0 }), /frameItems must be at least 1, not 0/);
   assert.throws(() => new BatchClient("x", { resumePolicy: { maxTries: -1 } }), /maxTries must be at least 0/);
+});
+
+test("what can be no target", () => {
+  assert.throws(() => new BatchClient(""), /^TypeError: the target must not be empty: give host:port or unix:PATH/);
+  assert.throws(() => new BatchClient(null as never), /^TypeError: the target must be a string, .*, not null/);
+  for (const none of ["unix:", "unix://"]) {
+    assert.throws(() => new BatchClient(none), {
+      name: "TypeError",
+      message: `the target must have a path after "${none}": give host:port or unix:PATH, e.g. 127.0.0.1:50051`,
+    });
+  }
+  for (const [none, port] of [
+    ["127.0.0.1:65536", 65536],
+    ["dns:///[::1]:99999", 99999],
+  ] as const) {
+    assert.throws(() => new BatchClient(none), {
+      name: "RangeError",
+      message: `the target's port must be at most 65535, not ${port} (${none})`,
+    });
+  }
+  for (const target of ["127.0.0.1:65535", "localhost", "unix:/tmp/a:99999"]) {
+    new BatchClient(target).close();
+  }
+});
+
+test("negative timeouts", async () => {
+  await using client = new BatchClient("127.0.0.1:1");
+  const item = { itemId: "1", prompt: "hi" };
+  for (const timeoutMs of [-1, NaN]) {
+    const refusal = { name: "RangeError", message: `timeoutMs must be at least 0, not ${timeoutMs}` };
+    assert.throws(() => new BatchClient("x", { timeoutMs }), refusal);
+    assert.throws(() => client.processBatch([item], { timeoutMs }), refusal);
+    await assert.rejects(client.processItem(item, { timeoutMs }), refusal);
+    await assert.rejects(client.getBatch("b", { timeoutMs }), refusal);
+    await assert.rejects(client.waitUntilReady(timeoutMs), refusal);
+  }
+});
+
+test("options that there are not", async () => {
+  await using client = new BatchClient("127.0.0.1:1");
+  const wrong = { timeout: 5 } as object;
+  const refusal = { name: "TypeError", message: /^there is no option timeout; there are: .*timeoutMs/ };
+  assert.throws(() => new BatchClient("x", wrong), refusal);
+  assert.throws(() => client.processBatch([], wrong), refusal);
+  await assert.rejects(client.resumeBatch("b", wrong), refusal);
+  await assert.rejects(client.processItem({ itemId: "1", prompt: "hi" }, wrong), refusal);
+  await assert.rejects(client.getBatch("b", wrong), refusal);
+  await assert.rejects(client.listBatches(wrong).next(), refusal);
+  await assert.rejects(client.renewCache("s", wrong), refusal);
+  assert.throws(() => new BatchClient("x", { resumePolicy: { maxTrys: 1 } as object }), {
+    name: "TypeError",
+    message: /^there is no option resumePolicy.maxTrys; there are: resumePolicy.maxTries, /,
+  });
+});
+
+test("text that is no Unicode", async () => {
+  await using sidecar = await FakeSidecar.start();
+  await using client = new BatchClient(sidecar.target);
+  const lone = "ab\ud83d";
+  for (const field of ["itemId", "prompt", "strategy"]) {
+    const item = { itemId: "1", prompt: "hi", [field]: lone };
+    const refusal = {
+      name: "TypeError",
+      message: `an item's ${field} must be valid Unicode: it has a lone surrogate at 2 (item ${JSON.stringify(item.itemId)})`,
+    };
+    const error = (await outcomeOf(client.processBatch([item]))).error as Error;
+    assert.deepEqual({ name: error.name, message: error.message }, refusal);
+    await assert.rejects(client.processItem(item), refusal);
+  }
+  assert.throws(() => client.processBatch([], { batchId: lone }), /^TypeError: batchId must be valid Unicode/);
+  assert.throws(() => client.processBatch([], { strategy: lone }), /^TypeError: strategy must be valid Unicode/);
+  const options = { idempotencyKey: lone };
+  await assert.rejects(
+    client.processItem({ itemId: "1", prompt: "hi" }, options),
+    /idempotencyKey must be valid Unicode/,
+  );
 });
 
 test("nobody listens", async () => {

@@ -1,8 +1,10 @@
 """How both clients connect."""
 
+import re
 from typing import Final
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
+_EXAMPLE: Final = f"host:port or unix:PATH, e.g. {DEFAULT_TARGET}"
 DEFAULT_TIMEOUT: Final = 60.0
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 DEFAULT_FRAME_ITEMS: Final = 64
@@ -10,6 +12,23 @@ DEFAULT_FRAME_BYTES: Final = 512 * 1024
 DEFAULT_UNCONFIRMED_ITEMS: Final = 4096
 DEFAULT_UNCONFIRMED_BYTES: Final = 32 * 1024 * 1024
 _KEEPALIVE_MS: Final = 10_000
+_NO_PATH: Final = re.compile("unix:(//)?")
+_PORT: Final = re.compile(r"(?!unix:|unix-abstract:|vsock:).*:(\d+)", re.DOTALL)
+_MAX_PORT: Final = 65535
+
+
+def check_target(target: str) -> str:
+    """Give back what may be a target. TypeError or ValueError: it can be none."""
+    if not isinstance(target, str):
+        raise TypeError(f"the target must be a str, {_EXAMPLE}, not {type(target).__name__}")
+    if not target:
+        raise ValueError(f"the target must not be empty: give {_EXAMPLE}")
+    if _NO_PATH.fullmatch(target):
+        raise ValueError(f"the target must have a path after {target!r}: give {_EXAMPLE}")
+    # gRPC would take such a port modulo 65536, and connect to whoever listens there.
+    if (port := _PORT.fullmatch(target)) and int(port[1]) > _MAX_PORT:
+        raise ValueError(f"the target's port must be at most {_MAX_PORT}, not {port[1]} ({target})")
+    return target
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:

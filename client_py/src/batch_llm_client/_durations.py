@@ -7,6 +7,13 @@ from google.protobuf.duration_pb2 import Duration
 _NANOSECONDS = 1_000_000_000
 
 
+def check_timeout(seconds: float) -> float:
+    """Give back the seconds of a timeout. ValueError: they are negative, infinite or not a number."""
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"timeout must be a finite number of seconds, at least 0, not {seconds}")
+    return seconds
+
+
 def to_duration(seconds: float) -> Duration:
     """Turn seconds into a Duration, to the nanosecond.
 

@@ -8,7 +8,7 @@ import grpc
 
 from batch_llm_client import _channel
 from batch_llm_client._clock import Clock
-from batch_llm_client._durations import to_duration
+from batch_llm_client._durations import check_timeout, to_duration
 from batch_llm_client._frames import Incoming, Limits, encode, open_frame
 from batch_llm_client._outgoing import Outgoing
 from batch_llm_client._resume import DEFAULT_POLICY, ResumePolicy, Retries
@@ -46,6 +46,9 @@ class BatchClient:
         unconfirmed_bytes: likewise in bytes. Default 32 MiB; one item may exceed it.
         resume_policy: how long batches, and calls with an idempotency key, go on trying when the connection breaks.
         clock: time and randomness; tests bring their own.
+
+    Raises:
+        TypeError or ValueError: the target, or an option, can be none.
     """
 
     def __init__(
@@ -61,8 +64,8 @@ class BatchClient:
         resume_policy: ResumePolicy = DEFAULT_POLICY,
         clock: Clock | None = None,
     ) -> None:
-        self._target = target
-        self._timeout = timeout
+        self._target = _channel.check_target(target)
+        self._timeout = check_timeout(timeout)
         limits = Limits(frame_items, frame_bytes, max_message_bytes, unconfirmed_items, unconfirmed_bytes)
         self._limits = limits.within(max_message_bytes)
         self._policy = resume_policy
@@ -91,6 +94,7 @@ class BatchClient:
 
     def wait_until_ready(self, timeout: float = 10.0) -> None:
         """Wait until the sidecar can be reached, at most `timeout` seconds. SidecarUnavailableError: it cannot."""
+        check_timeout(timeout)
         self._check_open()
         ready = grpc.channel_ready_future(self._channel)
         self._waiting.add(ready)
@@ -146,8 +150,8 @@ class BatchClient:
             on_progress: called with each report of the server, by the thread that iterates.
 
         Raises:
-            ValueError: no such result order, or `resume_after_sequence` without `batch_id`. What the server refuses
-                comes when the batch is entered or iterated.
+            ValueError: no such result order, no such `timeout`, or `resume_after_sequence` without `batch_id`. What the
+                server refuses comes when the batch is entered or iterated.
         """
         self._check_open()
         opening = open_frame(
@@ -312,7 +316,7 @@ class BatchClient:
             raise from_rpc_error(error, self._target) from error
 
     def _retries(self, policy: ResumePolicy | None, timeout: float | None) -> Retries:
-        deadline = None if timeout is None else self._clock.now() + timeout
+        deadline = None if timeout is None else self._clock.now() + check_timeout(timeout)
         return Retries(policy, deadline=deadline, now=self._clock.now, random=self._clock.random)
 
     def _check_open(self) -> None:

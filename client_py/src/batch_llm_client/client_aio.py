@@ -10,7 +10,7 @@ import grpc.aio
 
 from batch_llm_client import _channel
 from batch_llm_client._clock import AsyncClock
-from batch_llm_client._durations import to_duration
+from batch_llm_client._durations import check_timeout, to_duration
 from batch_llm_client._frames import Incoming, Limits, encode, open_frame
 from batch_llm_client._outgoing_aio import AsyncOutgoing
 from batch_llm_client._resume import DEFAULT_POLICY, ResumePolicy, Retries
@@ -51,6 +51,7 @@ class AsyncBatchClient:
 
     Raises:
         RuntimeError: there is no running event loop.
+        TypeError or ValueError: the target, or an option, can be none.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class AsyncBatchClient:
         clock: AsyncClock | None = None,
     ) -> None:
         asyncio.get_running_loop()  # grpc.aio would bind itself to a loop that nobody runs
-        self._target = target
-        self._timeout = timeout
+        self._target = _channel.check_target(target)
+        self._timeout = check_timeout(timeout)
         limits = Limits(frame_items, frame_bytes, max_message_bytes, unconfirmed_items, unconfirmed_bytes)
         self._limits = limits.within(max_message_bytes)
         self._policy = resume_policy
@@ -94,6 +95,7 @@ class AsyncBatchClient:
 
     async def wait_until_ready(self, timeout: float = 10.0) -> None:
         """Wait until the sidecar can be reached, at most `timeout` seconds. SidecarUnavailableError: it cannot."""
+        check_timeout(timeout)
         self._check_open()
         try:
             await asyncio.wait_for(self._channel.channel_ready(), timeout)
@@ -138,8 +140,8 @@ class AsyncBatchClient:
             on_progress: called with each report of the server, by the task that iterates.
 
         Raises:
-            ValueError: no such result order, or `resume_after_sequence` without `batch_id`. What the server refuses
-                comes when the batch is entered or iterated.
+            ValueError: no such result order, no such `timeout`, or `resume_after_sequence` without `batch_id`. What the
+                server refuses comes when the batch is entered or iterated.
         """
         self._check_open()
         opening = open_frame(
@@ -312,7 +314,7 @@ class AsyncBatchClient:
             raise from_rpc_error(error, self._target) from error
 
     def _retries(self, policy: ResumePolicy | None, timeout: float | None) -> Retries:
-        deadline = None if timeout is None else self._clock.now() + timeout
+        deadline = None if timeout is None else self._clock.now() + check_timeout(timeout)
         return Retries(policy, deadline=deadline, now=self._clock.now, random=self._clock.random)
 
     def _check_open(self) -> None:

@@ -55,9 +55,17 @@ class WorkItem:
 
     def to_message(self) -> work_pb2.WorkItem:
         """Build the protobuf message. TypeError or ValueError: a value that protobuf cannot hold."""
-        message = work_pb2.WorkItem(
-            item_id=self.item_id, prompt=self.prompt, strategy=self.strategy, context=self.context
-        )
+        try:
+            message = work_pb2.WorkItem(
+                item_id=self.item_id, prompt=self.prompt, strategy=self.strategy, context=self.context
+            )
+        except UnicodeEncodeError as error:
+            texts = {"item_id": self.item_id, "prompt": self.prompt, "strategy": self.strategy}
+            field = next(name for name, text in texts.items() if text == error.object)
+            raise ValueError(
+                f"an item's {field} must be valid Unicode: it has a lone surrogate at {error.start} "
+                f"(item {self.item_id!r})"
+            ) from None
         if self.timeout is not None:
             message.timeout.CopyFrom(to_duration(self.timeout))
         return message

@@ -3,6 +3,7 @@
 import argparse
 from typing import Final
 
+from batch_llm_client.cli.errors import UsageError
 from batch_llm_client.client import BatchClient
 
 # Creating a cache may load a model first; somebody at a terminal can interrupt.
@@ -10,8 +11,14 @@ _TIMEOUT_SECONDS: Final = 3600.0
 
 
 def connect(options: argparse.Namespace) -> BatchClient:
-    """Give a client for `--target`, ready if `--wait` asks for that. SidecarUnavailableError: it is not."""
-    client = BatchClient(options.target, timeout=_TIMEOUT_SECONDS)
+    """Give a client for `--target`, ready if `--wait` asks for that.
+
+    UsageError: the target can be none. SidecarUnavailableError: it is not ready.
+    """
+    try:
+        client = BatchClient(options.target, timeout=_TIMEOUT_SECONDS)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if options.wait > 0:
         client.wait_until_ready(options.wait)
     return client

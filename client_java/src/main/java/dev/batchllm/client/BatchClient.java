@@ -32,6 +32,7 @@ import java.time.Duration;
 import java.util.Iterator;
 import java.util.List;
 import java.util.NoSuchElementException;
+import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 import java.util.stream.Stream;
 
@@ -47,7 +48,7 @@ public final class BatchClient implements AutoCloseable {
   private final Limits limits;
 
   private BatchClient(String target, ClientOptions options) {
-    this.options = options;
+    this.options = Objects.requireNonNull(options, "options");
     this.limits = options.limits().within(0);
     this.connection = new Connection(target, options.clock());
   }
@@ -58,7 +59,7 @@ public final class BatchClient implements AutoCloseable {
    * @param target the sidecar's address as gRPC takes it: {@code
    *     unix:/run/batch-llm/batch-llm.sock} or {@code host:port}
    * @return to be closed
-   * @throws IllegalArgumentException the target is none
+   * @throws IllegalArgumentException the target can be none
    */
   public static BatchClient connect(String target) {
     return connect(target, ClientOptions.defaults());
@@ -71,7 +72,7 @@ public final class BatchClient implements AutoCloseable {
    *     unix:/run/batch-llm/batch-llm.sock} or {@code host:port}
    * @param options how it behaves
    * @return to be closed
-   * @throws IllegalArgumentException the target is none
+   * @throws IllegalArgumentException the target can be none
    */
   public static BatchClient connect(String target, ClientOptions options) {
     return new BatchClient(target, options);
@@ -82,6 +83,7 @@ public final class BatchClient implements AutoCloseable {
    *
    * @param timeout at most so long
    * @throws SidecarUnavailableException it cannot
+   * @throws IllegalArgumentException the timeout is negative
    */
   public void waitUntilReady(Duration timeout) {
     connection.waitUntilReady(timeout);
@@ -104,7 +106,7 @@ public final class BatchClient implements AutoCloseable {
    * @throws IllegalArgumentException a batch without id is to be resumed
    */
   public Batch processBatch(Iterable<WorkItem> items, BatchOptions options) {
-    return start(Source.of(items), options);
+    return start(Source.of(Objects.requireNonNull(items, "items")), options);
   }
 
   /**
@@ -116,7 +118,7 @@ public final class BatchClient implements AutoCloseable {
    * @return results to iterate over, to be closed
    */
   public Batch processBatch(Iterator<WorkItem> items, BatchOptions options) {
-    return start(Source.of(items), options);
+    return start(Source.of(Objects.requireNonNull(items, "items")), options);
   }
 
   /**
@@ -128,7 +130,7 @@ public final class BatchClient implements AutoCloseable {
    * @return results to iterate over, to be closed
    */
   public Batch processBatch(Stream<WorkItem> items, BatchOptions options) {
-    return start(Source.of(items), options);
+    return start(Source.of(Objects.requireNonNull(items, "items")), options);
   }
 
   /**
@@ -157,6 +159,7 @@ public final class BatchClient implements AutoCloseable {
    * @throws BatchNotFoundException there is none
    */
   public Batch resumeBatch(String batchId, long after, BatchOptions options) {
+    Objects.requireNonNull(options, "options");
     BatchInfo batch = getBatch(batchId); // opening one that is not there would make it
     return processBatch(
         List.of(),
@@ -169,6 +172,7 @@ public final class BatchClient implements AutoCloseable {
    * @param item the item
    * @return its result
    * @throws MessageTooLargeException it was not sent
+   * @throws IllegalArgumentException a text of it is no valid Unicode
    */
   public WorkItemResult processItem(WorkItem item) {
     return processItem(item, ItemOptions.defaults());
@@ -181,6 +185,7 @@ public final class BatchClient implements AutoCloseable {
    * @param options idempotency key and deadline
    * @return its result
    * @throws MessageTooLargeException it was not sent
+   * @throws IllegalArgumentException a text of it is no valid Unicode
    * @throws IdempotencyConflictException the key was used for another item
    */
   public WorkItemResult processItem(WorkItem item, ItemOptions options) {
@@ -192,9 +197,13 @@ public final class BatchClient implements AutoCloseable {
    *
    * @param item the item
    * @param options idempotency key and deadline
-   * @return its result, or what {@code processItem} would throw. Cancelling it cancels the call
+   * @return its result, or the {@link BatchLlmException} that {@code processItem} would throw.
+   *     Cancelling it cancels the call
+   * @throws IllegalArgumentException a text of the item is no valid Unicode
    */
   public CompletableFuture<WorkItemResult> processItemAsync(WorkItem item, ItemOptions options) {
+    Objects.requireNonNull(item, "item");
+    Objects.requireNonNull(options, "options");
     ProcessItemRequest request =
         ProcessItemRequest.newBuilder().setItem(item).setIdempotencyKey(options.key()).build();
     ResumePolicy policy = options.key().isEmpty() ? null : this.options.resumePolicy();
@@ -254,7 +263,9 @@ public final class BatchClient implements AutoCloseable {
   public BatchInfo getBatch(String batchId) {
     return call(
             BatchServiceGrpc.getGetBatchMethod(),
-            GetBatchRequest.newBuilder().setBatchId(batchId).build())
+            GetBatchRequest.newBuilder()
+                .setBatchId(Objects.requireNonNull(batchId, "batchId"))
+                .build())
         .getBatch();
   }
 
@@ -318,7 +329,9 @@ public final class BatchClient implements AutoCloseable {
   public BatchInfo cancelBatch(String batchId) {
     return call(
             BatchServiceGrpc.getCancelBatchMethod(),
-            CancelBatchRequest.newBuilder().setBatchId(batchId).build())
+            CancelBatchRequest.newBuilder()
+                .setBatchId(Objects.requireNonNull(batchId, "batchId"))
+                .build())
         .getBatch();
   }
 
@@ -332,7 +345,9 @@ public final class BatchClient implements AutoCloseable {
   public void deleteBatch(String batchId) {
     call(
         BatchServiceGrpc.getDeleteBatchMethod(),
-        DeleteBatchRequest.newBuilder().setBatchId(batchId).build());
+        DeleteBatchRequest.newBuilder()
+            .setBatchId(Objects.requireNonNull(batchId, "batchId"))
+            .build());
   }
 
   /**
@@ -345,7 +360,7 @@ public final class BatchClient implements AutoCloseable {
   public RegisterStrategyResponse registerStrategy(StrategySpec spec) {
     return call(
         StrategyServiceGrpc.getRegisterStrategyMethod(),
-        RegisterStrategyRequest.newBuilder().setSpec(spec).build());
+        RegisterStrategyRequest.newBuilder().setSpec(Objects.requireNonNull(spec, "spec")).build());
   }
 
   /**
@@ -358,7 +373,7 @@ public final class BatchClient implements AutoCloseable {
   public Strategy getStrategy(String name) {
     return call(
             StrategyServiceGrpc.getGetStrategyMethod(),
-            GetStrategyRequest.newBuilder().setName(name).build())
+            GetStrategyRequest.newBuilder().setName(Objects.requireNonNull(name, "name")).build())
         .getStrategy();
   }
 
@@ -384,7 +399,9 @@ public final class BatchClient implements AutoCloseable {
   public void unregisterStrategy(String name) {
     call(
         StrategyServiceGrpc.getUnregisterStrategyMethod(),
-        UnregisterStrategyRequest.newBuilder().setName(name).build());
+        UnregisterStrategyRequest.newBuilder()
+            .setName(Objects.requireNonNull(name, "name"))
+            .build());
   }
 
   /**
@@ -394,7 +411,9 @@ public final class BatchClient implements AutoCloseable {
    * @return the cache, and whether it existed
    */
   public CreateOrReuseResponse createOrReuseCache(String strategy) {
-    return createOrReuse(CreateOrReuseRequest.newBuilder().setStrategy(strategy));
+    return createOrReuse(
+        CreateOrReuseRequest.newBuilder()
+            .setStrategy(Objects.requireNonNull(strategy, "strategy")));
   }
 
   /**
@@ -406,7 +425,9 @@ public final class BatchClient implements AutoCloseable {
    */
   public CreateOrReuseResponse createOrReuseCache(String strategy, Duration ttl) {
     return createOrReuse(
-        CreateOrReuseRequest.newBuilder().setStrategy(strategy).setTtl(toMessage(ttl)));
+        CreateOrReuseRequest.newBuilder()
+            .setStrategy(Objects.requireNonNull(strategy, "strategy"))
+            .setTtl(toMessage(ttl)));
   }
 
   private CreateOrReuseResponse createOrReuse(CreateOrReuseRequest.Builder request) {
@@ -421,7 +442,8 @@ public final class BatchClient implements AutoCloseable {
    * @throws NotFoundException there is none
    */
   public RenewResponse renewCache(String strategy) {
-    return renew(RenewRequest.newBuilder().setStrategy(strategy));
+    return renew(
+        RenewRequest.newBuilder().setStrategy(Objects.requireNonNull(strategy, "strategy")));
   }
 
   /**
@@ -433,7 +455,10 @@ public final class BatchClient implements AutoCloseable {
    * @throws NotFoundException there is none
    */
   public RenewResponse renewCache(String strategy, Duration ttl) {
-    return renew(RenewRequest.newBuilder().setStrategy(strategy).setTtl(toMessage(ttl)));
+    return renew(
+        RenewRequest.newBuilder()
+            .setStrategy(Objects.requireNonNull(strategy, "strategy"))
+            .setTtl(toMessage(ttl)));
   }
 
   private RenewResponse renew(RenewRequest.Builder request) {
@@ -449,7 +474,9 @@ public final class BatchClient implements AutoCloseable {
   public boolean deleteCache(String strategy) {
     return call(
             CacheLifecycleServiceGrpc.getDeleteMethod(),
-            DeleteRequest.newBuilder().setStrategy(strategy).build())
+            DeleteRequest.newBuilder()
+                .setStrategy(Objects.requireNonNull(strategy, "strategy"))
+                .build())
         .getDeleted();
   }
 
@@ -463,7 +490,9 @@ public final class BatchClient implements AutoCloseable {
   public Cache getCache(String strategy) {
     return call(
             CacheLifecycleServiceGrpc.getGetCacheMethod(),
-            GetCacheRequest.newBuilder().setStrategy(strategy).build())
+            GetCacheRequest.newBuilder()
+                .setStrategy(Objects.requireNonNull(strategy, "strategy"))
+                .build())
         .getCache();
   }
 
@@ -479,6 +508,7 @@ public final class BatchClient implements AutoCloseable {
   }
 
   private Batch start(Source source, BatchOptions batch) {
+    Objects.requireNonNull(batch, "options");
     connection.checkOpen();
     var opening = batch.opening();
     ResumePolicy policy = batch.resume() ? options.resumePolicy() : null;
@@ -492,10 +522,11 @@ public final class BatchClient implements AutoCloseable {
     return connection.await(connection.call(method, request, options.timeout()));
   }
 
-  private static com.google.protobuf.Duration toMessage(Duration duration) {
+  private static com.google.protobuf.Duration toMessage(Duration ttl) {
+    Objects.requireNonNull(ttl, "ttl");
     return com.google.protobuf.Duration.newBuilder()
-        .setSeconds(duration.getSeconds())
-        .setNanos(duration.getNano())
+        .setSeconds(ttl.getSeconds())
+        .setNanos(ttl.getNano())
         .build();
   }
 }

@@ -41,7 +41,7 @@ public final class BatchOptions {
    */
   public static BatchOptions strategy(String name) {
     BatchOptions defaults = defaults();
-    return defaults.with(defaults.open.toBuilder().setStrategy(name));
+    return defaults.with(defaults.open.toBuilder().setStrategy(Checks.text("strategy", name)));
   }
 
   /**
@@ -52,7 +52,7 @@ public final class BatchOptions {
    * @return other options
    */
   public BatchOptions withBatchId(String batchId) {
-    return with(open.toBuilder().setBatchId(batchId));
+    return with(open.toBuilder().setBatchId(Checks.text("batchId", batchId)));
   }
 
   /**
@@ -72,7 +72,7 @@ public final class BatchOptions {
    * @return other options
    */
   public BatchOptions withResultOrder(ResultOrder order) {
-    return with(open.toBuilder().setResultOrder(order));
+    return with(open.toBuilder().setResultOrder(Objects.requireNonNull(order, "order")));
   }
 
   /**
@@ -82,6 +82,7 @@ public final class BatchOptions {
    * @return other options
    */
   public BatchOptions withLabels(Map<String, String> labels) {
+    Objects.requireNonNull(labels, "labels").forEach(BatchOptions::checkLabel);
     return with(open.toBuilder().clearLabels().putAllLabels(labels));
   }
 
@@ -123,9 +124,10 @@ public final class BatchOptions {
    *
    * @param timeout the deadline
    * @return other options
+   * @throws IllegalArgumentException it is negative
    */
   public BatchOptions withTimeout(Duration timeout) {
-    return new BatchOptions(open, resume, Objects.requireNonNull(timeout, "timeout"), onProgress);
+    return new BatchOptions(open, resume, Checks.timeout(timeout), onProgress);
   }
 
   /**
@@ -164,6 +166,11 @@ public final class BatchOptions {
 
   Consumer<BatchProgress> onProgress() {
     return onProgress;
+  }
+
+  private static void checkLabel(String name, String text) {
+    Objects.requireNonNull(name, "a label's name");
+    Objects.requireNonNull(text, () -> "the label " + name);
   }
 
   private BatchOptions with(OpenBatch.Builder open) {

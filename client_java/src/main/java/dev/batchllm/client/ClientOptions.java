@@ -15,7 +15,7 @@ public final class ClientOptions {
 
   private ClientOptions(
       Duration timeout, Limits limits, ResumePolicy resumePolicy, ResumeClock clock) {
-    this.timeout = Objects.requireNonNull(timeout, "timeout");
+    this.timeout = Checks.timeout(timeout);
     this.limits = limits;
     this.resumePolicy = Objects.requireNonNull(resumePolicy, "resumePolicy");
     this.clock = Objects.requireNonNull(clock, "clock");
@@ -36,6 +36,7 @@ public final class ClientOptions {
    *
    * @param timeout the deadline
    * @return other options
+   * @throws IllegalArgumentException it is negative
    */
   public ClientOptions withTimeout(Duration timeout) {
     return new ClientOptions(timeout, limits, resumePolicy, clock);

@@ -41,6 +41,7 @@ final class Connection implements AutoCloseable {
   private static final long CLOSE_SECONDS = 5;
   private static final long IDLE_THREAD_SECONDS = 5;
   private static final String UNIX = "unix:";
+  private static final String EXAMPLE = "host:port or unix:PATH, e.g. 127.0.0.1:50051";
   private static final Pattern PORT = Pattern.compile(".*:(\\d+)");
 
   private final String target;
@@ -86,8 +87,11 @@ final class Connection implements AutoCloseable {
 
   private static NettyChannelBuilder builder(String target) {
     if (target.isEmpty()) {
+      throw new IllegalArgumentException("the target must not be empty: give " + EXAMPLE);
+    }
+    if (target.equals(UNIX) || target.equals(UNIX + "//")) {
       throw new IllegalArgumentException(
-          "the target must not be empty: give host:port or unix:PATH, e.g. 127.0.0.1:50051");
+          "the target must have a path after \"" + target + "\": give " + EXAMPLE);
     }
     if (!target.startsWith(UNIX)) {
       // gRPC trips over such a port in a thread of its own, and calls wait for their deadline.
@@ -243,7 +247,7 @@ final class Connection implements AutoCloseable {
   /** Waits until the sidecar can be reached. */
   void waitUntilReady(Duration timeout) {
     checkOpen();
-    long deadline = System.nanoTime() + timeout.toNanos();
+    long deadline = System.nanoTime() + Checks.timeout(timeout).toNanos();
     ConnectivityState state = channel.getState(true);
     while (state != ConnectivityState.READY) {
       if (state == ConnectivityState.TRANSIENT_FAILURE) {

@@ -1,7 +1,6 @@
 package dev.batchllm.client;
 
 import java.time.Duration;
-import java.util.Objects;
 
 /**
  * How a single item is run; immutable. Start from {@link #idempotencyKey} or {@link #defaults()}.
@@ -33,7 +32,7 @@ public final class ItemOptions {
    * @return options
    */
   public static ItemOptions idempotencyKey(String key) {
-    return new ItemOptions(Objects.requireNonNull(key, "key"), null);
+    return new ItemOptions(Checks.text("key", key), null);
   }
 
   /**
@@ -41,9 +40,10 @@ public final class ItemOptions {
    *
    * @param timeout the deadline
    * @return other options
+   * @throws IllegalArgumentException it is negative
    */
   public ItemOptions withTimeout(Duration timeout) {
-    return new ItemOptions(key, Objects.requireNonNull(timeout, "timeout"));
+    return new ItemOptions(key, Checks.timeout(timeout));
   }
 
   String key() {

@@ -42,12 +42,25 @@ record Limits(
    * Says what an item costs in a frame, in bytes.
    *
    * @throws MessageTooLargeException a frame of this item alone would exceed the limit
+   * @throws IllegalArgumentException a text of it is no valid Unicode
    */
   long cost(WorkItem item) {
+    checkText(item, "itemId", item.getItemId());
+    checkText(item, "prompt", item.getPrompt());
+    checkText(item, "strategy", item.getStrategy());
     long cost = (long) item.getSerializedSize() + NESTING_BYTES;
     if (cost + FRAME_OVERHEAD > maxMessageBytes) {
       throw new MessageTooLargeException(item.getItemId(), cost + FRAME_OVERHEAD, maxMessageBytes);
     }
     return cost;
+  }
+
+  private static void checkText(WorkItem item, String field, String text) {
+    int lone = Checks.loneSurrogate(text);
+    if (lone >= 0) {
+      throw new IllegalArgumentException(
+          "an item's %s must be valid Unicode: it has a lone surrogate at %d (item \"%s\")"
+              .formatted(field, lone, item.getItemId()));
+    }
   }
 }

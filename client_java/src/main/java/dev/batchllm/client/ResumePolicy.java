@@ -1,6 +1,7 @@
 package dev.batchllm.client;
 
 import java.time.Duration;
+import java.util.Objects;
 
 /**
  * How long a client goes on trying after a connection broke. All bounds count anew when there is
@@ -56,7 +57,7 @@ public record ResumePolicy(
   }
 
   private static void notNegative(String name, Duration value) {
-    if (value.isNegative()) {
+    if (Objects.requireNonNull(value, name).isNegative()) {
       throw new IllegalArgumentException(name + " must be at least 0, not " + value);
     }
   }

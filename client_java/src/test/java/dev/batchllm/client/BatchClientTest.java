@@ -27,6 +27,7 @@ import io.grpc.Status;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashSet;
 import java.util.Iterator;
 import java.util.List;
@@ -50,6 +51,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.api.io.TempDir;
 
 /** The client against a real sidecar. */
@@ -216,7 +218,102 @@ class BatchClientTest {
           assertThrows(IllegalArgumentException.class, () -> BatchClient.connect(none).close());
       assertTrue(error.getMessage().contains(none.isEmpty() ? "host:port" : none), none);
     }
+    for (String none : List.of("unix:", "unix://")) {
+      refused(
+          "the target must have a path after \"" + none + "\"", () -> BatchClient.connect(none));
+    }
     BatchClient.connect("127.0.0.1:65535").close();
+    BatchClient.connect("unix:/tmp/a:99999").close();
+  }
+
+  @Test
+  void negativeTimeoutsAreRefused() {
+    Duration negative = Duration.ofMillis(-1);
+    String message = "timeout must be at least 0, not PT-0.001S";
+    refused(message, () -> ClientOptions.defaults().withTimeout(negative));
+    refused(message, () -> ECHO.withTimeout(negative));
+    refused(message, () -> ItemOptions.defaults().withTimeout(negative));
+    refused(message, () -> client.waitUntilReady(negative));
+  }
+
+  @Test
+  void textThatIsNoUnicodeIsRefusedAndNotChanged() {
+    String lone = "ab\ud83d";
+    List<WorkItem> items =
+        List.of(
+            item(1).toBuilder().setItemId(lone).build(),
+            item(1).toBuilder().setPrompt(lone).build(),
+            item(1).toBuilder().setStrategy(lone).build());
+    List<String> fields = List.of("itemId", "prompt", "strategy");
+    for (int at = 0; at < fields.size(); at++) {
+      WorkItem item = items.get(at);
+      String message =
+          "an item's %s must be valid Unicode: it has a lone surrogate at 2 (item \"%s\")"
+              .formatted(fields.get(at), item.getItemId());
+      refused(message, () -> client.processItem(item));
+      try (Batch batch = client.processBatch(List.of(item), ECHO)) {
+        refused(message, batch.iterator()::hasNext);
+      }
+    }
+    refused("strategy must be valid Unicode", () -> BatchOptions.strategy(lone));
+    refused("batchId must be valid Unicode", () -> ECHO.withBatchId("\udc00"));
+    refused("key must be valid Unicode", () -> ItemOptions.idempotencyKey("\ude00\ud83d"));
+    try (Batch batch = client.processBatch(List.of(item(1)), ECHO.withBatchId("\ud83d\ude00"))) {
+      assertEquals("\ud83d\ude00", batch.opened().getBatchId());
+    }
+  }
+
+  private static void refused(String message, Executable call) {
+    var error = assertThrows(IllegalArgumentException.class, call);
+    assertTrue(error.getMessage().startsWith(message), error.getMessage());
+  }
+
+  @Test
+  void nullIsRefusedByName() {
+    missing("target", () -> BatchClient.connect(null));
+    missing("options", () -> BatchClient.connect("localhost:1", null));
+    missing("timeout", () -> ClientOptions.defaults().withTimeout(null));
+    missing("resumePolicy", () -> ClientOptions.defaults().withResumePolicy(null));
+    missing("clock", () -> ClientOptions.defaults().withClock(null));
+    missing("maxAway", () -> ResumePolicy.DEFAULT.withMaxAway(null));
+    missing("maxAsked", () -> ResumePolicy.DEFAULT.withMaxAsked(null));
+    missing("initialBackoff", () -> ResumePolicy.DEFAULT.withBackoff(null, Duration.ZERO));
+    missing("maxBackoff", () -> ResumePolicy.DEFAULT.withBackoff(Duration.ZERO, null));
+    missing("strategy", () -> BatchOptions.strategy(null));
+    missing("batchId", () -> ECHO.withBatchId(null));
+    missing("order", () -> ECHO.withResultOrder(null));
+    missing("labels", () -> ECHO.withLabels(null));
+    missing("the label job", () -> ECHO.withLabels(Collections.singletonMap("job", null)));
+    missing("a label's name", () -> ECHO.withLabels(Collections.singletonMap(null, "job")));
+    missing("timeout", () -> ECHO.withTimeout(null));
+    missing("onProgress", () -> ECHO.withOnProgress(null));
+    missing("key", () -> ItemOptions.idempotencyKey(null));
+    missing("timeout", () -> ItemOptions.defaults().withTimeout(null));
+    missing("timeout", () -> client.waitUntilReady(null));
+    missing("items", () -> client.processBatch((Iterable<WorkItem>) null, ECHO));
+    missing("items", () -> client.processBatch((Iterator<WorkItem>) null, ECHO));
+    missing("items", () -> client.processBatch((Stream<WorkItem>) null, ECHO));
+    missing("options", () -> client.processBatch(items(1), null));
+    missing("batchId", () -> client.resumeBatch(null, 0));
+    missing("options", () -> client.resumeBatch("b", 0, null));
+    missing("item", () -> client.processItem(null));
+    missing("options", () -> client.processItem(item(1), null));
+    missing("batchId", () -> client.getBatch(null));
+    missing("batchId", () -> client.cancelBatch(null));
+    missing("batchId", () -> client.deleteBatch(null));
+    missing("spec", () -> client.registerStrategy(null));
+    missing("name", () -> client.getStrategy(null));
+    missing("name", () -> client.unregisterStrategy(null));
+    missing("strategy", () -> client.createOrReuseCache(null));
+    missing("ttl", () -> client.createOrReuseCache("s", null));
+    missing("strategy", () -> client.renewCache(null));
+    missing("ttl", () -> client.renewCache("s", null));
+    missing("strategy", () -> client.deleteCache(null));
+    missing("strategy", () -> client.getCache(null));
+  }
+
+  private static void missing(String name, Executable call) {
+    assertEquals(name, assertThrows(NullPointerException.class, call).getMessage());
   }
 
   @Test
