@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+import grpc
+
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 _EXAMPLE: Final = f"host:port or unix:PATH, e.g. {DEFAULT_TARGET}"
 DEFAULT_TIMEOUT: Final = 60.0
@@ -11,6 +13,9 @@ DEFAULT_FRAME_ITEMS: Final = 64
 DEFAULT_FRAME_BYTES: Final = 512 * 1024
 DEFAULT_UNCONFIRMED_ITEMS: Final = 4096
 DEFAULT_UNCONFIRMED_BYTES: Final = 32 * 1024 * 1024
+# Its messages stay bytes: whatever the answer, somebody is there. Not gRPC's watch of the channel's state, whose thread
+# breaks with a traceback when the channel is closed.
+HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 _KEEPALIVE_MS: Final = 10_000
 _NO_PATH: Final = re.compile("unix:(//)?")
 _PORT: Final = re.compile(r"(?!unix:|unix-abstract:|vsock:).*:(\d+)", re.DOTALL)
@@ -29,6 +34,11 @@ def check_target(target: str) -> str:
     if (port := _PORT.fullmatch(target)) and int(port[1]) > _MAX_PORT:
         raise ValueError(f"the target's port must be at most {_MAX_PORT}, not {port[1]} ({target})")
     return target
+
+
+def is_answer(code: grpc.StatusCode) -> bool:
+    """Say whether a call that failed has reached somebody, instead of losing its connection."""
+    return code not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:

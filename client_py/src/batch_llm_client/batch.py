@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from types import TracebackType
@@ -13,7 +14,7 @@ from batch_llm_client._clock import Clock
 from batch_llm_client._frames import Incoming
 from batch_llm_client._outgoing import Outgoing
 from batch_llm_client._resume import Retries, is_resumable
-from batch_llm_client.errors import BatchLLMClientError, cancelled, from_rpc_error
+from batch_llm_client.errors import BatchLLMClientError, cancelled, closed, from_rpc_error
 from batch_llm_client.model import BatchOpened, Progress, Result, Totals
 from batchllm.v1 import work_pb2
 from batchllm.v1.batch_service_pb2 import BATCH_STATE_OPEN, GetBatchRequest, GetBatchResponse, ProcessBatchResponse
@@ -30,6 +31,21 @@ class Connection:
     get_batch: "grpc.UnaryUnaryMultiCallable[GetBatchRequest, GetBatchResponse]"
     clock: Clock
     closed: threading.Event = field(default_factory=threading.Event)
+
+    def check_open(self) -> None:
+        """ClientClosedError: the client is closed."""
+        if self.closed.is_set():
+            raise closed(self.target)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Take grpc's ValueError of a channel that another thread has closed meanwhile for a ClientClosedError."""
+        self.check_open()
+        try:
+            yield
+        except ValueError:
+            self.check_open()
+            raise
 
 
 class Batch:
@@ -148,7 +164,8 @@ class Batch:
         request = GetBatchRequest(batch_id=self.batch_id)
         try:
             while True:
-                answer = self._connection.get_batch(request, timeout=self._retries.timeout())
+                with self._connection.in_use():
+                    answer = self._connection.get_batch(request, timeout=self._retries.timeout())
                 if answer.batch.state != BATCH_STATE_OPEN:
                     return True
                 self._connection.clock.wait(self._outgoing.over, _SEAL_POLL_SECONDS)
@@ -200,7 +217,8 @@ class Batch:
         with self._lock:
             if self._cancelled:
                 raise cancelled(self._connection.target)
-            call = self._call = self._connection.start_stream(frames, timeout=self._retries.timeout())
+            with self._connection.in_use():
+                call = self._call = self._connection.start_stream(frames, timeout=self._retries.timeout())
         self._outgoing.cancel_call = call.cancel
         if self._outgoing.failure is not None:
             call.cancel()

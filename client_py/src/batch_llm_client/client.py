@@ -13,7 +13,7 @@ from batch_llm_client._frames import Incoming, Limits, encode, open_frame
 from batch_llm_client._outgoing import Outgoing
 from batch_llm_client._resume import DEFAULT_POLICY, ResumePolicy, Retries
 from batch_llm_client.batch import Batch, Connection
-from batch_llm_client.errors import BatchLLMClientError, closed, from_rpc_error, unavailable
+from batch_llm_client.errors import BatchLLMClientError, from_rpc_error, unavailable
 from batch_llm_client.model import Progress, Result, ResultOrder, WorkItem
 from batch_llm_client.strategies import to_spec
 from batchllm.v1 import batch_service_pb2 as batches_pb2
@@ -74,7 +74,7 @@ class BatchClient:
         self._strategies = StrategyServiceStub(self._channel)
         self._caches = CacheLifecycleServiceStub(self._channel)
         self._clock = clock or Clock()
-        self._waiting: set[grpc.Future[None]] = set()
+        self._health: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_channel.HEALTH_CHECK)
         self._connection = Connection(target, self._batches.ProcessBatch, self._batches.GetBatch, self._clock)
 
     def __enter__(self) -> Self:
@@ -88,32 +88,22 @@ class BatchClient:
     def close(self) -> None:
         """Close the connection; what is in flight is cancelled. Closing twice is no error."""
         self._connection.closed.set()
-        for ready in tuple(self._waiting):
-            self._end_wait(ready)
         self._channel.close()
 
     def wait_until_ready(self, timeout: float = 10.0) -> None:
         """Wait until the sidecar can be reached, at most `timeout` seconds. SidecarUnavailableError: it cannot."""
-        check_timeout(timeout)
-        self._check_open()
-        ready = grpc.channel_ready_future(self._channel)
-        self._waiting.add(ready)
-        try:
-            self._check_open()  # again: one who closes cancels what waits by then
-            ready.result(timeout=timeout)
-        except grpc.FutureTimeoutError:
-            raise unavailable(self._target, timeout) from None
-        except grpc.FutureCancelledError:
-            raise closed(self._target) from None
-        finally:
-            self._end_wait(ready)
-
-    def _end_wait(self, ready: "grpc.Future[None]") -> None:
-        try:
-            self._waiting.remove(ready)
-        except KeyError:
-            return  # another thread does: gRPC's future breaks when it is cancelled twice
-        ready.cancel()
+        deadline = self._clock.now() + check_timeout(timeout)
+        reached = False
+        while not reached:
+            try:
+                with self._connection.in_use():
+                    self._health(b"", timeout=max(deadline - self._clock.now(), 0), wait_for_ready=True)
+                reached = True
+            except grpc.RpcError as error:
+                self._connection.check_open()
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise unavailable(self._target, timeout) from None
+                reached = _channel.is_answer(error.code())
 
     def process_batch(
         self,
@@ -153,7 +143,7 @@ class BatchClient:
             ValueError: no such result order, no such `timeout`, or `resume_after_sequence` without `batch_id`. What the
                 server refuses comes when the batch is entered or iterated.
         """
-        self._check_open()
+        self._connection.check_open()
         opening = open_frame(
             batch_id=batch_id,
             strategy=strategy,
@@ -309,16 +299,12 @@ class BatchClient:
         request: _Request,
         timeout: float | None = None,
     ) -> _Response:
-        self._check_open()
         try:
-            return method(request, timeout=self._timeout if timeout is None else timeout)
+            with self._connection.in_use():
+                return method(request, timeout=self._timeout if timeout is None else timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._target) from error
 
     def _retries(self, policy: ResumePolicy | None, timeout: float | None) -> Retries:
         deadline = None if timeout is None else self._clock.now() + check_timeout(timeout)
         return Retries(policy, deadline=deadline, now=self._clock.now, random=self._clock.random)
-
-    def _check_open(self) -> None:
-        if self._connection.closed.is_set():
-            raise closed(self._target)

@@ -74,6 +74,7 @@ class AsyncBatchClient:
         self._limits = limits.within(max_message_bytes)
         self._policy = resume_policy
         self._channel = grpc.aio.insecure_channel(target, options=_channel.channel_options(max_message_bytes))
+        self._health: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_channel.HEALTH_CHECK)
         self._batches = BatchServiceStub(self._channel)
         self._strategies = StrategyServiceStub(self._channel)
         self._caches = CacheLifecycleServiceStub(self._channel)
@@ -95,15 +96,22 @@ class AsyncBatchClient:
 
     async def wait_until_ready(self, timeout: float = 10.0) -> None:
         """Wait until the sidecar can be reached, at most `timeout` seconds. SidecarUnavailableError: it cannot."""
-        check_timeout(timeout)
-        self._check_open()
-        try:
-            await asyncio.wait_for(self._channel.channel_ready(), timeout)
-        except TimeoutError:
-            raise unavailable(self._target, timeout) from None
-        except grpc.aio.UsageError:
+        deadline = self._clock.now() + check_timeout(timeout)
+        reached = False
+        while not reached:
             self._check_open()
-            raise
+            try:
+                await self._health(b"", timeout=max(deadline - self._clock.now(), 0), wait_for_ready=True)
+                reached = True
+            except asyncio.CancelledError:
+                if task_is_cancelled():
+                    raise
+                raise closed(self._target) from None
+            except grpc.RpcError as error:
+                self._check_open()
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise unavailable(self._target, timeout) from None
+                reached = _channel.is_answer(error.code())
 
     def process_batch(
         self,

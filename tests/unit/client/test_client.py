@@ -1,5 +1,5 @@
+import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -342,15 +342,55 @@ def test_nobody_listens(tmp_path) -> None:
             list(client.process_batch(items(1)))
 
 
-def test_closing_a_client_ends_who_waits_for_the_sidecar(tmp_path) -> None:
-    client = BatchClient(f"unix:{tmp_path}/none.sock")
-    with ThreadPoolExecutor() as threads:
+def test_closing_a_client_ends_who_waits_for_the_sidecar() -> None:
+    with ThreadPoolExecutor() as threads, socket.create_server(("127.0.0.1", 0)) as silent:
+        client = BatchClient(f"127.0.0.1:{silent.getsockname()[1]}")
         waiting = threads.submit(client.wait_until_ready, timeout=60)
-        while not client._waiting:
-            time.sleep(0.001)
-        client.close()
+        with silent.accept()[0]:
+            client.close()
+            with pytest.raises(ClientClosedError):
+                waiting.result()
+
+
+class ClosedMeanwhile(threading.Event):
+    """Another thread's close, that comes after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def is_set(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+@pytest.mark.parametrize(
+    ("call", "looks"),
+    [(BatchClient.list_strategies, 1), (BatchClient.wait_until_ready, 1), (lambda client: client.process_batch([]), 2)],
+)
+def test_a_client_that_another_thread_closes_as_it_is_used(sidecar, call, looks: int) -> None:
+    with BatchClient(sidecar.target) as client:
+        client._channel.close()
+        client._connection.closed = ClosedMeanwhile(looks)
         with pytest.raises(ClientClosedError):
-            waiting.result()
+            call(client)
+
+
+def test_waiting_for_a_sidecar_that_comes(sidecar) -> None:
+    """It comes once somebody waits; also one that breaks off at first is waited for."""
+    target = sidecar.target
+    sidecar.stop()
+    with (
+        BatchClient(target) as client,
+        ThreadPoolExecutor() as threads,
+        socket.create_server(("127.0.0.1", int(target.rpartition(":")[2]))) as silent,
+    ):
+        waiting = threads.submit(client.wait_until_ready, timeout=60)
+        silent.accept()[0].close()
+        silent.close()
+        sidecar.start()
+        waiting.result()
+        client.list_strategies()
 
 
 def test_a_closed_client(sidecar) -> None:
