@@ -218,7 +218,6 @@ class BatchSession:
         self._cut_short = message
         self._runnable.clear()
         self._parked.clear()
-        self._overdue.clear()
         for lane in self._lanes.values():
             lane.queued = False
             while lane.queue:
