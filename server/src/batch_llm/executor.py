@@ -366,6 +366,7 @@ def _end(run: _Run, error: Exception, info: ErrorInfo) -> None:
     run.classified = info
 
 
+_TOO_LATE = "the item's own time limit ran out, waiting included; give it more time or send less at once"
 _OUT_OF_TIME = ErrorInfo(
     is_retryable=True,
     is_rate_limit=False,
@@ -440,7 +441,7 @@ def _bill(work: Work, run: _Run) -> Receipt | None:
 
 def _message(error: BaseException, reason: ErrorReason) -> str:
     if reason is ErrorReason.ITEM_DEADLINE_EXCEEDED:
-        return "the item's own time limit ran out, waiting included; give it more time or send less at once"
+        return _TOO_LATE
     text = str(error)
     return f"{type(error).__name__}: {text}" if reason is ErrorReason.INTERNAL or not text else text
 
@@ -450,6 +451,11 @@ def _rejected(work: Work) -> AnyResult:
     if rejection is None:
         raise RuntimeError(f"item {work.item_id!r} has neither a strategy nor a rejection")
     return failure(work, rejection.reason, rejection.message, metadata=rejection.metadata)
+
+
+def out_of_time(work: Work) -> AnyResult:
+    """The result of an item whose deadline passed while it waited to be run."""
+    return failure(work, ErrorReason.ITEM_DEADLINE_EXCEEDED, _TOO_LATE, retryable=_OUT_OF_TIME.is_retryable)
 
 
 def failure(

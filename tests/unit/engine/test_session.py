@@ -1,11 +1,13 @@
 import asyncio
 import gc
+import random
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from batch_llm.executor import Executor, Work
+from batch_llm.executor import Executor, Work, out_of_time
 from batch_llm.model import AnyResult, BatchLLMError, ErrorReason, TokenUsage, WorkItemResult
 from batch_llm.processor import BatchSession
 from batch_llm.shared import SharedStrategy
@@ -207,7 +209,8 @@ async def test_in_order_results_that_wait_for_an_earlier_one_count_too() -> None
     await batch.abort()
 
 
-async def test_memory_follows_what_is_in_flight_not_the_batch() -> None:
+@pytest.mark.parametrize("timeout", [None, 3600])
+async def test_memory_follows_what_is_in_flight_not_the_batch(timeout: float | None) -> None:
     class Counted(Work):
         pass
 
@@ -218,7 +221,7 @@ async def test_memory_follows_what_is_in_flight_not_the_batch() -> None:
         for number in range(5000):
             made += 1
             most = max(most, made - taken)
-            yield Counted(str(number), "x", None)
+            yield Counted(str(number), "x", None, deadline=None if timeout is None else now() + timeout)
 
     batch = session(max_concurrency=8, inbox_items=16, outbox_items=32)
     feeding = asyncio.create_task(batch.submit(endless()))
@@ -317,6 +320,170 @@ async def test_items_that_never_wait_let_others_run() -> None:
     await rest_of(batch)
     watching.cancel()
     assert turns >= 1000 // 64
+
+
+# -- deadlines ---------------------------------------------------------------------------------------------------------
+
+
+def limited(timeout: float, *prompts: str, shared: SharedStrategy | None = None, prefix: str = "") -> list[Work]:
+    """Items with so many seconds from now."""
+    items = works(*prompts, shared=shared, prefix=prefix)
+    for item in items:
+        item.deadline = now() + timeout
+    return items
+
+
+@pytest.mark.parametrize(("of_strategy", "of_batch"), [(1, 100), (100, 1)], ids=["the strategy's", "the batch's"])
+async def test_a_deadline_ends_an_item_that_waits_for_a_place(
+    scripted: Scripted, of_strategy: int, of_batch: int
+) -> None:
+    strategy = scripted(latency=60)
+    shared = SharedStrategy(strategy, max_concurrency=of_strategy)
+    batch = session(Executor(), max_concurrency=of_batch)
+    await batch.submit(works("slow", shared=shared))
+    await batch.submit([*limited(0.1, "x", shared=shared, prefix="late"), *works("next", shared=shared, prefix="next")])
+    start = now()
+    (late,) = await batch.take(10)
+    assert (late.item_id, now() - start) == ("late0", pytest.approx(0.1))
+    assert (late.reason, late.retryable, late.attempts) == (ErrorReason.ITEM_DEADLINE_EXCEEDED, True, 0)
+    assert (late.elapsed_seconds, late.sequence, late.submission_index) == (pytest.approx(0.1), 1, 1)
+    assert (batch.waiting, batch.in_flight, batch.totals.failed) == (1, 1, 1)
+    assert [result.item_id for result in await rest_of(batch)] == ["0", "next0"]
+    assert ([prompt for prompt, _ in strategy.calls], now() - start) == (["slow", "next"], 120)
+
+
+async def test_it_ends_as_it_would_if_it_were_run(scripted: Scripted) -> None:
+    (work,) = limited(0, "x", shared=SharedStrategy(scripted()))
+    work.context, work.strategy, work.index = b"c", "s", 7
+    run, waiting = await Executor().run(work), out_of_time(work)
+    run.exception = None
+    assert run == waiting
+
+
+async def test_a_deadline_that_passes_while_results_wait_to_be_taken_is_kept_when_there_is_room() -> None:
+    executor = StubExecutor()
+    batch = session(executor, outbox_items=2)
+    await batch.submit(limited(5, *["x"] * 9))
+    await asyncio.sleep(6)
+    assert (len(executor.started), batch.waiting, batch.totals.total_items) == (2, 7, 2)
+    taken = await batch.take(10)
+    for waiting in (5, 3, 1, 0):
+        assert (batch.waiting, batch.totals.total_items) == (waiting, 9 - waiting)
+        taken += await batch.take(10)
+    assert [result.reason for result in taken] == [None] * 2 + [ErrorReason.ITEM_DEADLINE_EXCEEDED] * 7
+    assert [result.sequence for result in taken] == list(range(1, 10))
+    assert len(executor.started) == 2
+
+
+async def test_in_order_deadlines_are_kept_as_far_as_there_is_room(scripted: Scripted) -> None:
+    slow = SharedStrategy(scripted(latency=60), max_concurrency=1)
+    batch = session(Executor(), ordered=True, outbox_items=3)
+    # The later an item, the earlier its deadline: those without room must not hold up those with.
+    start = now()
+    items = works("p", shared=slow, prefix="slow")
+    for number in range(1, 6):
+        items += limited(10 - number, "p", shared=slow, prefix=f"late{number}-")
+    await batch.submit(items)
+    await asyncio.sleep(20)
+    assert (batch.totals.total_items, batch.waiting, batch.has_ready) == (2, 3, False)
+    results: list[AnyResult] = []
+    while len(results) < 6:
+        results += await batch.take(1)
+        assert batch.totals.total_items <= len(results) + 3
+    assert [result.submission_index for result in results] == list(range(6))
+    assert [result.success for result in results] == [True] + [False] * 5
+    assert results[1].elapsed_seconds == 9
+    assert now() - start == 60
+
+
+async def test_a_paused_batch_keeps_its_deadlines_when_it_goes_on() -> None:
+    executor = StubExecutor()
+    batch = session(executor, max_concurrency=1)
+    batch.pause()
+    await batch.submit([*limited(5, "x"), *works("x", prefix="fine")])
+    await asyncio.sleep(10)
+    assert (batch.waiting, batch.totals.total_items, executor.started) == (2, 0, [])
+    batch.resume()
+    assert (batch.waiting, batch.totals.total_items) == (1, 1)
+    late, fine = await rest_of(batch)
+    assert (late.reason, late.elapsed_seconds) == (ErrorReason.ITEM_DEADLINE_EXCEEDED, 10)
+    assert (fine.success, executor.started) == (True, ["fine0"])
+
+
+async def test_deadlines_make_room_in_the_inbox() -> None:
+    batch = session(max_concurrency=1, inbox_items=4)
+    await batch.submit(works("60"))
+    await settle()
+    start = now()
+    await batch.submit(limited(5, *["x"] * 12))
+    assert now() - start == 5
+    assert [result.success for result in await rest_of(batch)] == [False] * 12 + [True]
+
+
+async def test_a_strategy_whose_items_have_all_run_out_of_time_is_used_again(scripted: Scripted) -> None:
+    batch = session(max_concurrency=1)
+    shared = SharedStrategy(scripted())
+    await batch.submit(works("60"))
+    await batch.submit(limited(5, "x", "x", shared=shared))
+    assert [result.success for result in await batch.take(3)] == [False, False]
+    assert [result.success for result in await batch.take(3)] == [True]
+    await settle()
+    await batch.submit(works("x", shared=shared))
+    assert [result.success for result in await rest_of(batch)] == [True]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_each_of_many_items_with_deadlines_has_exactly_one_result_in_time(
+    scripted: Scripted, ordered: bool
+) -> None:
+    drawn = random.Random(7)
+    strategies = [SharedStrategy(scripted(latency=number + 1), max_concurrency=number + 1) for number in range(3)]
+    batch = session(Executor(), max_concurrency=5, ordered=ordered, inbox_items=30, outbox_items=12)
+
+    def items() -> Iterator[Work]:
+        for number in range(600):
+            timeout = drawn.choice([None, 0, 1, 2.5, 6, 30])
+            deadline = None if timeout is None else now() + timeout
+            yield Work(str(number), "p", strategies[number % 3], context=timeout, deadline=deadline)
+
+    feeding = asyncio.create_task(batch.submit(items()))
+    results: list[AnyResult] = []
+    while len(results) < 600:
+        results += await batch.take(7)
+    await feeding
+    assert await rest_of(batch) == []
+    assert sorted(int(result.item_id) for result in results) == list(range(600))
+    assert [result.sequence for result in results] == list(range(1, 601))
+    late = [result for result in results if not result.success]
+    assert {result.reason for result in late} == {ErrorReason.ITEM_DEADLINE_EXCEEDED}
+    assert {result.context for result in late} >= {0, 1, 2.5, 6}
+    if not ordered:  # else an item may wait for room
+        assert all(result.elapsed_seconds <= result.context for result in late)
+    assert (batch.totals.failed, batch.waiting, batch.in_flight) == (len(late), 0, 0)
+
+
+@pytest.mark.parametrize("after", [1, 9])
+async def test_cut_short_ends_items_with_a_deadline_once(after: float) -> None:
+    batch = session(max_concurrency=1, outbox_items=2)
+    await batch.submit([*works("60"), *limited(5, *["x"] * 3)])
+    await asyncio.sleep(after)
+    batch.cut_short("enough")
+    await asyncio.sleep(10)
+    reasons = [result.reason for result in await rest_of(batch)]
+    late = int(after > 5)  # the outbox has room for one
+    assert sorted(map(str, reasons)) == ["CANCELLED"] * (4 - late) + ["ITEM_DEADLINE_EXCEEDED"] * late
+    assert batch.waiting == 0
+
+
+async def test_an_aborted_batch_is_not_kept_for_its_deadlines() -> None:
+    batch = session(max_concurrency=1)
+    await batch.submit([*works("60"), *limited(3600, "x")])
+    await settle()
+    await batch.abort()
+    kept = weakref.ref(batch)
+    del batch
+    gc.collect()
+    assert kept() is None
 
 
 # -- ending early ------------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Any
 
 from batch_llm.caching import CacheAccount
-from batch_llm.executor import Work, failure
+from batch_llm.executor import Work, failure, out_of_time
 from batch_llm.model import AnyResult, BatchTotals, ErrorReason, Receipt
 from batch_llm.shared import SharedStrategy
 
@@ -21,6 +24,7 @@ INBOX_ITEMS = 1024
 INBOX_BYTES = 32 * 1024 * 1024
 # A worker whose items never wait for anything lets others run after so many.
 _ITEMS_BEFORE_YIELD = 64
+_index = attrgetter("index")
 
 Runner = Callable[[Work], Awaitable[AnyResult]]
 """Gives an item's one result, e.g. `Executor.run`."""
@@ -42,7 +46,8 @@ class BatchSession:
     """Runs the items of one batch.
 
     Items go in with `submit`, which waits while the inbox is full; results come out of `take`. Items are not started
-    while the outbox is full, results under way included, so memory follows what is in flight, not the batch.
+    while the outbox is full, results under way included, so memory follows what is in flight, not the batch. An item
+    that waits ends at its deadline, or, while the outbox is full or the session paused, as soon as that is over.
 
     Args:
         runner: runs one item.
@@ -86,6 +91,8 @@ class BatchSession:
         self._runnable: deque[_Lane] = deque()
         self._parked: deque[_Lane] = deque()  # until results are taken
         self._waiting_bytes = 0
+        self._timers: dict[int, asyncio.TimerHandle] = {}  # of items that wait and have a deadline, by their index
+        self._overdue: list[tuple[int, Work, _Lane]] = []  # a heap; what was started after all is still in it
         self._submitted = 0
         self._workers: set[asyncio.Task[None]] = set()
         self._starting = False
@@ -124,6 +131,8 @@ class BatchSession:
             self._waiting_bytes += _size(work)
             lane = self._lane(work.shared)
             lane.queue.append(work)
+            if work.deadline is not None:
+                self._timers[work.index] = self._loop.call_at(work.deadline, self._on_deadline, work, lane)
             self._queue(lane)
         self._start_worker()
 
@@ -164,12 +173,13 @@ class BatchSession:
     # -- control -----------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Start no more items; those in flight go on."""
+        """Start no more items, and end none at its deadline; those in flight go on."""
         self._paused = True
 
     def resume(self) -> None:
-        """Start items again."""
+        """Start items again, and end those whose deadline has passed."""
         self._paused = False
+        self._end_overdue()
         self._start_worker()
 
     def limit(self, max_concurrency: int) -> None:
@@ -187,6 +197,10 @@ class BatchSession:
         self._parked.clear()
         for lane in self._lanes.values():
             lane.queue.clear()  # else a call that swallows its cancellation would be followed by another
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._overdue.clear()
         self._outbox.end()
         for worker in self._workers:
             worker.cancel()
@@ -268,7 +282,7 @@ class BatchSession:
         # A limit that was lowered sends workers home.
         while self._runnable and not self._paused and self.in_flight < self._max_concurrency:
             lane = self._runnable.popleft()
-            if lane.active >= lane.limit:
+            if lane.active >= lane.limit or not lane.queue:  # the latter when its items ended at their deadlines
                 lane.queued = False
             elif self._outbox.has_room(lane.queue[0].index):
                 return lane
@@ -278,11 +292,26 @@ class BatchSession:
 
     def _on_room(self) -> None:
         """Go on with what waited for results to be taken."""
+        self._end_overdue()
         self._runnable.extend(self._parked)
         self._parked.clear()
         self._start_worker()
         if self._cut_short is not None:
             self._wake_submit()
+
+    def _on_deadline(self, work: Work, lane: _Lane) -> None:
+        heappush(self._overdue, (work.index, work, lane))
+        self._end_overdue()
+
+    def _end_overdue(self) -> None:
+        """End items that wait though their deadline has passed, as far as there is room for their results."""
+        # The lowest index first: where results are in order, it has room if any has.
+        while self._overdue and not self._paused and self._outbox.has_room(self._overdue[0][0]):
+            index, work, lane = heappop(self._overdue)
+            if index in self._timers:
+                del lane.queue[bisect_left(lane.queue, index, key=_index)]
+                self._leave_inbox(work)
+                self._end(out_of_time(work))
 
     async def _run(self, work: Work) -> AnyResult:
         try:
@@ -305,6 +334,8 @@ class BatchSession:
     def _leave_inbox(self, work: Work) -> None:
         self.waiting -= 1
         self._waiting_bytes -= _size(work)
+        if work.deadline is not None:
+            self._timers.pop(work.index).cancel()
         # Half empty before the reader is woken, so that it is not woken for every item.
         if self.waiting <= self._inbox_items // 2:
             self._wake_submit()
@@ -317,8 +348,12 @@ class BatchSession:
                 space.set_result(None)
 
     def _cancel(self, work: Work, message: str) -> None:
+        self._end(failure(work, ErrorReason.CANCELLED, message, retryable=True))
+
+    def _end(self, result: AnyResult) -> None:
+        """Deliver the result of an item that was not started."""
         self._outbox.reserve(0)
-        self._deliver(failure(work, ErrorReason.CANCELLED, message, retryable=True), 0)
+        self._deliver(result, 0)
 
     def _deliver(self, result: AnyResult, reserved: int) -> None:
         self.totals.add(result)
