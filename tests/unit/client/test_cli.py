@@ -137,6 +137,15 @@ def test_a_refusal(sidecar, tickets: Path, capsys) -> None:
     assert capsys.readouterr().err == "batch-llm: no, because\n"
 
 
+def test_interrupt_while_it_starts(tickets: Path, monkeypatch, capsys) -> None:
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupted)
+    assert main(["run", str(tickets)]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 def test_interrupt_prints_what_there_is(sidecar, tickets: Path) -> None:
     read_end, write_end = os.pipe()  # a stdin that stays open
     os.write(write_end, tickets.read_bytes())
@@ -389,6 +398,18 @@ def test_what_to_do_to_go_on(sidecar, rows: Path, tmp_path: Path, capsys) -> Non
     assert f"to go on: the same command with --batch-id {batch_id} --resume --out {out}" in " ".join(told.split())
     assert main(command(sidecar, "run", rows, "--out", out, "--batch-id", batch_id, "--resume")) == 0
     assert sequences(out) == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(grpc.StatusCode.INVALID_ARGUMENT, False), (grpc.StatusCode.INTERNAL, True)],
+)
+def test_what_the_same_command_would_meet_again_is_no_way_to_go_on(
+    sidecar, rows: Path, tmp_path: Path, capsys, code: grpc.StatusCode, told: bool
+) -> None:
+    sidecar.faults = [Fault("result", 4, code, reason="INVALID_FIELD")]
+    assert main(command(sidecar, "run", rows, "--out", tmp_path / "out.jsonl")) == 2
+    assert ("to go on: the same command" in capsys.readouterr().err) is told
 
 
 def test_what_to_do_to_go_on_can_be_pasted_into_a_shell(sidecar, rows: Path, tmp_path: Path, capsys) -> None:

@@ -39,14 +39,14 @@ exit codes: 0 all fine, 1 some items or rows failed, 2 usage or connection error
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's) and return its exit code."""
     options = _parser().parse_args(argv)
+    module, function = options.handler
     try:
-        module, function = options.handler
-        handler = getattr(importlib.import_module(f"batch_llm_client.cli.{module}"), function)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rich":
-            raise
-        return _complain("the command needs rich: pip install 'batch-llm-client[cli]'")
-    try:
+        try:
+            handler = getattr(importlib.import_module(f"batch_llm_client.cli.{module}"), function)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "rich":
+                raise
+            raise UsageError("the command needs rich: pip install 'batch-llm-client[cli]'") from None
         return int(handler(options))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

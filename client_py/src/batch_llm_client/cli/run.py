@@ -25,7 +25,7 @@ from batch_llm_client.cli.output import STDOUT, Output, OutputError, open_output
 from batch_llm_client.cli.rows import STDIN, PromptTemplate, RowFormat, RowSource, open_rows
 from batch_llm_client.cli.tally import Tally, percent
 from batch_llm_client.client import BatchClient
-from batch_llm_client.errors import BatchLLMClientError
+from batch_llm_client.errors import BatchLLMClientError, BatchLostError, InvalidRequestError
 from batch_llm_client.model import Result, Totals
 from batch_llm_client.receipt import Receipt
 
@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
     row = _row_format(options)
     tally = Tally(compare=row.expect_field is not None)
+    hopeless = False
     started = time.monotonic()
     with open_rows(options.file) as file:
         source = _source(options, file, row, console)
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
             _print(console, "interrupted; so far:")
         except (BatchLLMClientError, OutputError) as error:
             totals, code = tally.totals(time.monotonic() - started), EXIT_ERROR
+            # The same command would be refused again, such as rows that are new to a batch that takes no more.
+            hopeless = isinstance(error, InvalidRequestError | BatchLostError)
             _print(console, complaint(error))
     if not options.quiet and (code != EXIT_ERROR or tally.done):
         console.print(_summary(totals, source.bad))
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if tally.compare and (code != EXIT_ERROR or tally.done):
         right = f"{tally.right} of {tally.done} ({percent(tally.right, tally.done):.1f} %)"
         _print(console, f"expected {row.expect_field} right: {right}{' in this run' if tally.before else ''}")
-    if code in {EXIT_INTERRUPTED, EXIT_ERROR} and tally.batch_id:
+    if code in {EXIT_INTERRUPTED, EXIT_ERROR} and tally.batch_id and not hopeless:
         out_file = "FILE" if options.out == STDOUT else shlex.quote(options.out)
         name = shlex.quote(tally.batch_id)
         _print(console, f"to go on: the same command with --batch-id {name} --resume --out {out_file}")

@@ -16,10 +16,22 @@ from batch_llm.emulator import cli as emulator_cli
 
 from .settings import ConfigError, ServerSettings, Settings, explain, load
 
+_EXIT_INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0 all fine, 1 a damaged journal, 2 configuration or usage."""
+    """Run the command; the exit code: 0 all fine, 1 a damaged journal, 2 configuration or usage, 130 interrupted.
+
+    Once it serves, an interrupt drains: that is the server's business.
+    """
     options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.command == "settings":
         from .settings_table import settings_table
 
