@@ -319,8 +319,12 @@ class SqliteStore(TableStore):
         if not self._path.exists():
             raise StoreError(f"{self._path} does not exist; name the journal's file")
         self._db = self._connect("ro")
+        self._db.execute("PRAGMA writable_schema = ON")  # else SQLite reads nothing of a file that was cut short
         if not self._version():
             raise DamagedError(f"{self._path} is empty: no journal was ever written to it")
+        tables = {name for (name,) in self._open_db.execute("SELECT name FROM sqlite_schema")}
+        if not tables.issuperset({"batches", "erasing", *COLUMNS}):
+            raise DamagedError(f"{self._path} is damaged: it does not have all of its tables; {WAY_ON}")
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         db = sqlite3.connect(
