@@ -207,10 +207,9 @@ async def test_each_record_has_a_checksum(sqlite_path: Path, table: str, how: st
     with sqlite3.connect(sqlite_path) as db:
         assert db.execute(change.format(table)).rowcount == 1
     db.close()
-    if (table, how) == ("batches", "missing"):
-        return  # no one can tell that a batch was there
-    with pytest.raises(DamagedError, match=r"is damaged: batch 'batch'.*journal check.*journal export"):
-        await SqliteStore(sqlite_path).open()
+    if (table, how) != ("batches", "missing"):  # only records that are nobody's tell that a batch was there
+        with pytest.raises(DamagedError, match=r"is damaged: batch 'batch'.*journal check.*journal export"):
+            await SqliteStore(sqlite_path).open()
     async with opened(sqlite_path, inspect=True) as store:
         assert [problem async for problem in problems(store)]
 

@@ -150,3 +150,24 @@ def test_a_damaged_page_under_a_running_sidecar_ends_the_stream(house: House, ta
     assert house.calls() == calls, "nothing is paid for whose result might be lost"
     assert [batch.batch_id for batch in listed(house)] == ["a", "b", "new"]
     house.stop()
+
+
+def test_a_list_goes_round_a_damaged_page(house: House) -> None:
+    ids = [f"{number:02} {'x' * 100}" for number in range(40)]
+    finished(house.up(), *ids)
+    house.stop()
+    house.up()
+    zero_last_page(house, "batches")
+    with closing(sqlite3.connect(journal(house), isolation_level=None)) as db:
+        db.execute("PRAGMA user_version = 3")  # another's write: what SQLite remembers of the file is read again
+    batches = listed(house, 7)
+    assert [batch.batch_id for batch in batches] == ids
+    assert {batch.done for batch in batches[:20]} == {3}
+    assert batches[-1] == pb.BatchInfo(batch_id=ids[-1])
+    with pytest.raises(grpc.RpcError) as refused:
+        house.info(ids[-1])
+    assert _WAY_ON.search(refused.value.details())
+    assert house.info(ids[0]).done == 3
+    house.stop()
+    assert house.sidecar is not None
+    assert house.sidecar.whole_log().count(f"WARNING batch '{ids[-1]}': its record cannot be read") == 1, "said once"

@@ -17,6 +17,12 @@ from batch_llm.sidecar.cli import main
 from batchllm.v1 import batch_service_pb2, work_pb2
 from batchllm.v1.strategy_service_pb2 import StrategySpec
 
+_AFTER_CHECK = (
+    "the way on: save what can be read with `batch-llm-sidecar journal export`, then restore a backup, or start with "
+    "another journal.url and send again what is missing"
+)
+_AFTER_EXPORT = "the way on: restore a backup, or start with another journal.url and send again what is missing"
+
 Run = Callable[..., tuple[int, list[str], str]]
 
 
@@ -115,7 +121,7 @@ def test_damaged_records_are_said_and_skipped(journal: Path, run: Run) -> None:
     code, lines, errors = run("export", str(journal))
     assert code == 1
     assert len(lines) == 118
-    assert errors.splitlines() == said[:-1]
+    assert errors.splitlines() == [*said[:-1], _AFTER_EXPORT]
 
 
 def test_registered_strategies_are_checked_and_exported(tmp_path: Path, run: Run) -> None:
@@ -132,7 +138,7 @@ def test_registered_strategies_are_checked_and_exported(tmp_path: Path, run: Run
     path = tmp_path / "journal.db"
     change(path, "UPDATE strategies SET spec = x'00' WHERE name = 'worn'")
     worn = "the record of strategy 'worn' does not have its checksum"
-    assert run("check", str(path)) == (1, [worn, "1 problems"], "")
+    assert run("check", str(path)) == (1, [worn, "1 problems"], f"{_AFTER_CHECK}\n")
     code, lines, errors = run("export", str(path))
     assert (code, list(map(json.loads, lines))) == (
         1,

@@ -10,7 +10,6 @@ from google.protobuf.message import DecodeError
 
 from batchllm.v1 import batch_service_pb2, strategy_service_pb2
 
-from .check import batches
 from .store import Damaged, Items, JournalStore, Registration, Results
 
 
@@ -28,7 +27,7 @@ async def lines(store: JournalStore, batch_id: str | None, damaged: Damaged) -> 
         for registration in await store.strategies(damaged=damaged):
             for line in _strategy(registration, damaged):
                 yield line
-    ids = [batch_id] if batch_id is not None else [record.batch_id async for record in batches(store, (), damaged)]
+    ids = [batch_id] if batch_id is not None else [each async for each in store.ids(damaged=damaged)]
     for each in ids:
         async for items in store.items(each, damaged=damaged):
             for line in _items(items, damaged):

@@ -18,6 +18,7 @@ from .store import (
     BatchRecord,
     BatchState,
     Begin,
+    Damaged,
     DamagedError,
     OutcomeUnknownError,
     Single,
@@ -236,12 +237,14 @@ class PostgresStore(TableStore):
         rows = await self._ask(f"{BATCH_SELECT} WHERE batch_id = %s", batch_id) if "\0" not in batch_id else []
         return rows[0] if rows else None
 
-    async def _batch_rows(self, limit: int, after: str, states: Sequence[BatchState]) -> Sequence[Row]:
+    async def _batch_rows(
+        self, limit: int, after: str, states: Sequence[BatchState], damaged: Damaged | None
+    ) -> Sequence[Row]:
         wanted = [state.value for state in states or BatchState]
         ask = f"{BATCH_SELECT} WHERE batch_id > %s AND (%s OR state = ANY(%s)) ORDER BY batch_id LIMIT %s"
         return await self._ask(ask, after, not states, wanted, limit)
 
-    async def _strategy_rows(self, names: Sequence[str] | None) -> Sequence[Row]:
+    async def _strategy_rows(self, names: Sequence[str] | None, damaged: Damaged | None) -> Sequence[Row]:
         if self._found < _STRATEGIES_SINCE:
             return []
         wanted = [name for name in names or () if "\0" not in name]

@@ -23,10 +23,12 @@ from .store import (
 PAGE_ROWS = 256
 PAGE_BYTES = 2**20
 
-WAY_ON = (
-    "see what is damaged with `batch-llm-sidecar journal check`, save what can be read with `batch-llm-sidecar journal "
-    "export`, then put the journal aside or restore a backup"
-)
+AFTER_EXPORT = "restore a backup, or start with another journal.url and send again what is missing"
+AFTER_CHECK = f"save what can be read with `batch-llm-sidecar journal export`, then {AFTER_EXPORT}"
+WAY_ON = f"see what is damaged with `batch-llm-sidecar journal check`, {AFTER_CHECK}"
+
+_LAST = 2**32 - 1
+"""The highest number of a record."""
 
 COLUMNS = {
     "items": "count, checksum, payload",
@@ -51,8 +53,10 @@ class TableStore(JournalStore):
         """The row of a batch, by `BATCH_COLUMNS`."""
 
     @abstractmethod
-    async def _batch_rows(self, limit: int, after: str, states: Sequence[BatchState]) -> Sequence[Row]:
-        """Rows of batches by id."""
+    async def _batch_rows(
+        self, limit: int, after: str, states: Sequence[BatchState], damaged: Damaged | None
+    ) -> Sequence[Row]:
+        """Rows of batches by id; with `damaged`, around what cannot be read if the store knows a way."""
 
     @abstractmethod
     async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
@@ -63,8 +67,10 @@ class TableStore(JournalStore):
         """
 
     @abstractmethod
-    async def _strategy_rows(self, names: Sequence[str] | None) -> Sequence[Row]:
+    async def _strategy_rows(self, names: Sequence[str] | None, damaged: Damaged | None) -> Sequence[Row]:
         """Rows of registered strategies by name; none from a schema that had no place for them yet.
+
+        With `damaged`, around what cannot be read if the store knows a way.
 
         Raises:
             DamagedError: the store itself cannot read them.
@@ -79,16 +85,15 @@ class TableStore(JournalStore):
         self, limit: int, after: str = "", states: Sequence[BatchState] = (), damaged: Damaged | None = None
     ) -> Sequence[BatchRecord]:
         """See `JournalStore`."""
-        return [self._checked(row, damaged).record for row in await self._batch_rows(limit, after, states)]
+        return [self._checked(row, damaged).record for row in await self._batch_rows(limit, after, states, damaged)]
 
     async def items(self, batch_id: str, from_index: int = 0, damaged: Damaged | None = None) -> AsyncIterator[Items]:
         """See `JournalStore`."""
         if (batch := await self._find(batch_id, damaged)) is None:
             return
-        start = from_index
-        if floor := await self._rows("items", batch.key, from_index, backwards=True):
-            start = floor[0][0]
-        following = start if floor else 0
+        start = following = 0
+        if from_index and (floor := await self._rows("items", batch.key, from_index, backwards=True)):
+            start = following = floor[0][0]
         async for number, count, check, payload in self._all("items", batch, start, damaged):
             payload = bytes(payload)
             if check != checksum(b"i", batch.key, number, count, payload):
@@ -142,11 +147,11 @@ class TableStore(JournalStore):
     ) -> Sequence[Registration]:
         """See `JournalStore`."""
         try:
-            rows = await self._strategy_rows(names)
+            rows = await self._strategy_rows(names, damaged)
         except DamagedError as error:
             if damaged is None:
                 raise
-            damaged(str(error))
+            damaged(f"strategies cannot be read: {without_way_on(error)}")
             return []
         found = []
         for name, spec, check in rows:
@@ -164,7 +169,8 @@ class TableStore(JournalStore):
     def _checked(self, row: Row, damaged: Damaged | None) -> Batch:
         batch, whole = Batch.of(row)
         if not whole:
-            self._damaged("its record does not have its checksum", damaged, batch.record.batch_id)
+            what = "does not have its checksum" if row[-1] is not None else "cannot be read"
+            self._damaged(f"its record {what}", damaged, batch.record.batch_id)
             batch.record = replace(batch.record, whole=False)
         return batch
 
@@ -196,21 +202,36 @@ class TableStore(JournalStore):
             except DamagedError as error:
                 if damaged is None:
                     raise DamagedError(f"batch {batch_id!r}: {error}", batch_id=batch_id) from error
-                damaged(str(error))
-                break
+                beyond = await self._beyond(table, key, start)
+                which = f"from {start} on" if beyond is None else f"{start} to {beyond - 1}"
+                self._damaged(f"{table} {which} cannot be read: {without_way_on(error)}", damaged, batch_id)
+                if beyond is None:
+                    return
+                start = beyond
+                continue
             if not rows:
                 return
             for row in rows:
                 yield row
             start = rows[-1][0] + 1
-        # What lies behind the damage is reached from the other end.
-        end = 2**32 - 1
-        try:
-            while (rows := await self._rows(table, key, end, backwards=True)) and rows[0][0] >= start:
-                for row in rows:
-                    if row[0] < start:
-                        return
-                    yield row
-                end = rows[-1][0] - 1
-        except DamagedError:
-            return
+
+    async def _beyond(self, table: str, key: int, start: int) -> int | None:
+        """Where reading goes on behind `start`, from where it cannot; None: nowhere."""
+        bad, step = start, 1
+        good: int | None = None
+        while good is None or good - bad > 1:
+            probe = min(bad + step, _LAST) if good is None else (bad + good) // 2
+            try:
+                await self._rows(table, key, probe)
+            except DamagedError:
+                if probe == _LAST:
+                    return None
+                bad, step = probe, 2 * step
+            else:
+                good = probe
+        return good
+
+
+def without_way_on(error: DamagedError) -> str:
+    """What it says is damaged, for those who are on that way."""
+    return str(error).removesuffix(f"; {WAY_ON}")

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from .reading import WAY_ON
+from .reading import AFTER_EXPORT, WAY_ON
 from .store import DamagedError, StoreError
 
 # https://sqlite.org/walformat.html and https://sqlite.org/fileformat2.html#the_write_ahead_log
@@ -182,8 +182,8 @@ def explain(error: sqlite3.Error | OSError, path: Path) -> Exception:
     if code == sqlite3.SQLITE_NOTADB:
         # Neither `journal check` nor `export` can read it.
         return DamagedError(
-            f"{path}: {error}: it is another file, or its beginning is damaged; name the journal's file, or restore a "
-            "backup"
+            f"{path}: {error}: it is another file, or its beginning is damaged; name the journal's file, or "
+            f"{AFTER_EXPORT}"
         )
     if code == sqlite3.SQLITE_CORRUPT:
         return DamagedError(f"{path} is damaged: {error}; {WAY_ON}")

@@ -309,6 +309,8 @@ class DamagedError(BatchLLMError):
         super().__init__(message, reason=ErrorReason.INTERNAL, metadata=metadata)
 
 
+PAGE_BATCHES = 100
+
 Damaged = Callable[[str], None]
 """Told of each damaged record, in words; the reader goes on with what can be read."""
 
@@ -380,6 +382,21 @@ class JournalStore(ABC):
             DamagedError: a record does not have its checksum, and `damaged` is None; with it, the record is there and
                 not `whole`.
         """
+
+    async def ids(self, states: Sequence[BatchState] = (), damaged: Damaged | None = None) -> AsyncIterator[str]:
+        """Ids of all batches of these states (none: all), by id.
+
+        Raises:
+            DamagedError: as `list` does. With `damaged`, a batch whose record cannot be read is among them all the same
+                if the store can tell that there is one; where its id is lost too, its name says so.
+        """
+        after = ""
+        while page := await self.list(PAGE_BATCHES, after, states, damaged):
+            for record in page:
+                yield record.batch_id
+            if page[-1].batch_id == after:
+                break  # a damaged id does not sort as it reads
+            after = page[-1].batch_id
 
     @abstractmethod
     async def resumable(self) -> Sequence[str]:

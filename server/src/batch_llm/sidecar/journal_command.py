@@ -11,11 +11,13 @@ from pathlib import Path
 
 from batch_llm.journal.check import problems
 from batch_llm.journal.export import lines
+from batch_llm.journal.reading import AFTER_CHECK, AFTER_EXPORT, WAY_ON
 from batch_llm.journal.store import DamagedError, JournalStore, StoreError
 
 from .journals import store_at
 from .settings import ConfigError, load
 
+_NEXT = {"check": AFTER_CHECK, "export": AFTER_EXPORT}
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # as shells report a command that SIGPIPE ended
 
@@ -27,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         code = asyncio.run(_check(store) if options.action == "check" else _export(store, options.batch_id))
         sys.stdout.flush()
     except (ConfigError, StoreError, DamagedError) as error:
-        print(error, file=sys.stderr)
+        print(str(error).replace(WAY_ON, _NEXT[options.action]), file=sys.stderr)
         return 1 if isinstance(error, DamagedError) else 2
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -38,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
             return _BROKEN_PIPE
         print(f"cannot write to standard output: {error.strerror}", file=sys.stderr)
         return 2
+    if code == 1:
+        print(f"the way on: {_NEXT[options.action]}", file=sys.stderr)
     return code
 
 
