@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
-from operator import itemgetter
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -38,6 +37,7 @@ from .records import (
     single_checksum,
     single_keys,
 )
+from .salvage import Salvage, each_row
 from .sqlite_files import Lock, check_log, check_presence, explain, text_of, typed
 from .store import (
     ENDED,
@@ -96,17 +96,6 @@ _STEPS: tuple[str, ...] = (
     "ALTER TABLE singles ADD lease_until REAL NOT NULL DEFAULT 0",
 )
 
-# Keys and ids of batches from either of the places that have them, and keys of batches that have records in a table.
-_BY_KEY = "SELECT key, batch_id FROM batches NOT INDEXED ORDER BY key {order}"
-_BY_ID = "SELECT key, batch_id FROM batches INDEXED BY sqlite_autoindex_batches_1 ORDER BY batch_id {order}"
-_OWNERS = """WITH RECURSIVE owners(key) AS (
-  SELECT {most}(place) >> 32 FROM {table}
-  UNION SELECT (SELECT {most}(place) >> 32 FROM {table} WHERE place {behind}) FROM owners WHERE key IS NOT NULL
-) SELECT key FROM owners"""
-_STRATEGIES_LEFT = "SELECT name, spec, checksum FROM strategies NOT INDEXED ORDER BY rowid {order}"
-_FORWARDS = {"order": "", "most": "min", "behind": "> key << 32 | 0xFFFFFFFF"}
-_BACKWARDS = {"order": "DESC", "most": "max", "behind": "< key << 32"}
-
 _PUT_BATCH = f"INSERT OR REPLACE INTO batches VALUES ({', '.join('?' * len(BATCH_COLUMNS))})"
 _PUT_ITEMS = "INSERT INTO items VALUES ((?1 << 32) | ?2, ?3, ?4, ?5)"
 _PUT_RESULTS = "INSERT INTO results VALUES ((?1 << 32) | ?2, ?3, ?4, ?5, ?6)"
@@ -134,18 +123,15 @@ class SqliteStore(TableStore):
         self._thread: ThreadPoolExecutor | None = None
         self._lock: Lock | None = None
         self._db: sqlite3.Connection | None = None
-        self._inspecting = False
-        self._keys: dict[str, int] = {}
-        """Of batches by id, as the last survey found them."""
+        self._salvage: Salvage | None = None
+        """Where it is only inspected: finds batches by whatever page tells of them."""
 
     async def open(self, *, inspect: bool = False) -> None:
         """See `JournalStore`."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._inspecting = inspect
         try:
             if inspect:
                 await self._run(self._open_to_read)
-                await self._run(self._survey)
                 return
             if dropped := await self._run(self._open):
                 logger.warning("%s", dropped)
@@ -174,13 +160,13 @@ class SqliteStore(TableStore):
 
     async def ids(self, states: Sequence[BatchState] = (), damaged: Damaged | None = None) -> AsyncIterator[str]:
         """See `JournalStore`."""
-        if damaged is None or not self._inspecting:
+        if damaged is None or self._salvage is None:
             async for batch_id in super().ids(states, damaged):
                 yield batch_id
             return
-        for fault in await self._run(self._survey):
+        for fault in await self._run(self._salvage.survey):
             damaged(fault)
-        for batch_id in sorted(self._keys):
+        for batch_id in self._salvage.ids:
             yield batch_id
 
     async def claim(self, batch_id: str, owner: str, lease_seconds: float) -> BatchRecord | None:
@@ -226,8 +212,8 @@ class SqliteStore(TableStore):
         return batches
 
     async def _batch_row(self, batch_id: str) -> Row | None:
-        if self._inspecting and (key := self._keys.get(batch_id)) is not None:
-            return await self._run(self._row, key, batch_id)
+        if self._salvage is not None and self._salvage.knows(batch_id):
+            return await self._run(self._salvage.batch, batch_id)
         return (await self._run(self._load, [batch_id])).get(batch_id)
 
     async def _batch_rows(
@@ -241,7 +227,7 @@ class SqliteStore(TableStore):
             if damaged is None:
                 raise
             damaged(without_way_on(error))
-        return await self._run(self._rows_left, limit, after, states)
+        return await self._run(Salvage(self._open_db, self._path).batches, limit, after, states)
 
     async def _strategy_rows(self, names: Sequence[str] | None, damaged: Damaged | None) -> Sequence[Row]:
         try:
@@ -250,8 +236,7 @@ class SqliteStore(TableStore):
             if damaged is None or names is not None:
                 raise
             damaged(f"not all strategies can be read: {without_way_on(error)}")
-        rows = await self._run(self._both_ways, [], "strategies", _STRATEGIES_LEFT)
-        return sorted(rows, key=itemgetter(0))
+        return await self._run(Salvage(self._open_db, self._path).strategies)
 
     async def _rows(self, table: str, key: int, start: int, *, backwards: bool = False) -> Sequence[Row]:
         return await self._run(self._page, table, key, start, backwards)
@@ -325,6 +310,8 @@ class SqliteStore(TableStore):
         tables = {name for (name,) in self._open_db.execute("SELECT name FROM sqlite_schema")}
         if not tables.issuperset({"batches", "erasing", *COLUMNS}):
             raise DamagedError(f"{self._path} is damaged: it does not have all of its tables; {WAY_ON}")
+        self._salvage = Salvage(self._db, self._path)
+        self._salvage.survey()
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         db = sqlite3.connect(
@@ -387,17 +374,6 @@ class SqliteStore(TableStore):
                 db.execute("ROLLBACK")
             raise
 
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """Reads within see the journal as it is now."""
-        db = self._open_db
-        db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-
     def _faults(self) -> list[str]:
         try:
             found = [line for (line,) in self._open_db.execute("PRAGMA integrity_check") if line != "ok"]
@@ -456,80 +432,6 @@ class SqliteStore(TableStore):
         ask = "SELECT max(key) FROM (SELECT key FROM batches UNION ALL SELECT key FROM erasing)"
         yield from count((self._open_db.execute(ask).fetchone()[0] or 0) + 1)
 
-    def _survey(self) -> list[str]:
-        """Find all batches that any page still tells of; what cannot be read of the pages that tell."""
-        faults: list[str] = []
-        with self._snapshot():
-            found = {key: batch_id for key, batch_id in self._both_ways(faults, "batches", _BY_KEY) if key}
-            for key, batch_id in self._both_ways(faults, "ids of batches", _BY_ID):
-                if key:
-                    found[key] = found.get(key) or batch_id
-            for table in COLUMNS:
-                for (key,) in self._both_ways(faults, table, _OWNERS, table=table):
-                    if key:
-                        found.setdefault(key, "")
-            for (key,) in self._both_ways(faults, "erasing", "SELECT key FROM erasing ORDER BY key {order}"):
-                found.pop(key, None)
-        self._keys = {}
-        for key, batch_id in found.items():
-            known = batch_id and batch_id not in self._keys
-            self._keys[batch_id if known else f"(unreadable batch_id, key {key})"] = key
-        return faults
-
-    def _both_ways(self, faults: list[str], what: str, ask: str, **values: str) -> list[Row]:
-        """All rows; where one cannot be read, those before it and those behind it."""
-        rows: list[Row] = []
-        for way in (_FORWARDS, _BACKWARDS):
-            try:
-                rows.extend(self._each(ask.format(**way, **values)))
-            except sqlite3.DatabaseError as error:
-                fault = explain(error, self._path)
-                if not isinstance(fault, DamagedError):
-                    raise
-                faults.append(f"not all {what} can be read: {without_way_on(fault)}")
-            else:
-                break
-        return rows
-
-    def _each(self, ask: str, values: Sequence[object] = ()) -> Iterator[Row]:
-        """Rows up to the first that cannot be read."""
-        seen = 0
-        try:
-            for row in self._open_db.execute(ask, values):
-                seen += 1
-                yield row
-        except sqlite3.DatabaseError:
-            # Python reads a row ahead; when that fails, it drops the one it has.
-            yield from self._open_db.execute(f"{ask} LIMIT 1 OFFSET {seen}", values).fetchall()
-            raise
-
-    def _row(self, key: int, batch_id: str) -> Row | None:
-        """The row of a batch that the survey found; without a checksum if it cannot be read, None if it was erased."""
-        try:
-            row: Row | None = self._open_db.execute(f"{BATCH_SELECT} WHERE key = ?", (key,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            if not isinstance(explain(error, self._path), DamagedError):
-                raise
-            row = None
-        else:
-            if row is None:
-                self._survey()
-        if row is None and self._keys.get(batch_id) == key:
-            row = (key, batch_id, b"", "", 0.0, 0.0, 0, 0, 0, 0, b"", "", 0, 0.0, 0, None)
-        return row
-
-    def _rows_left(self, limit: int, after: str, states: Sequence[BatchState]) -> list[Row]:
-        """Rows of batches by id around what cannot be read; what has no checksum is of any state."""
-        self._survey()
-        found: list[Row] = []
-        for batch_id, key in sorted(self._keys.items()):
-            row = self._row(key, batch_id) if batch_id > after else None
-            if row is not None and (not states or row[-1] is None or row[3] in states):
-                found.append(row)
-            if len(found) == limit:
-                break
-        return found
-
     def _batch(self, row: Row) -> Batch:
         return self._checked(row, None)
 
@@ -569,7 +471,7 @@ class SqliteStore(TableStore):
         rows: list[Row] = []
         size = 0
         try:
-            for row in self._each(ask, (key, start)):
+            for row in each_row(self._open_db, ask, (key, start)):
                 if not backwards and row[0] < (rows[-1][0] + 1 if rows else start):
                     raise DamagedError(f"{self._path} is damaged: a page is out of order; {WAY_ON}")  # noqa: TRY301  handled as SQLite's own
                 rows.append(row)
