@@ -1,8 +1,5 @@
 /** The client against a server of this process: frames, limits, ends. */
 import assert from "node:assert/strict";
-import { mkdtemp } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { test } from "node:test";
 
 import {
@@ -19,6 +16,7 @@ import {
   type WorkItem,
 } from "../src/index.js";
 import { FakeSidecar, Fault, frame, requestsOf, type Call } from "./fake.js";
+import { Folder } from "./folder.js";
 import { Gate, items, numbers, outcomeOf, sequencesOf, until } from "./helpers.js";
 
 test("a batch", async () => {
@@ -47,8 +45,8 @@ test("a batch", async () => {
 });
 
 test("a Unix socket", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "batch-llm-"));
-  await using sidecar = await FakeSidecar.start(`unix:${folder}/x.sock`);
+  await using folder = await Folder.make();
+  await using sidecar = await FakeSidecar.start(`unix:${folder.path}/x.sock`);
   await using client = new BatchClient(sidecar.target);
   assert.deepEqual(sequencesOf(await outcomeOf(client.processBatch(items(3)))), [1, 2, 3]);
 });
@@ -411,8 +409,8 @@ test("text that is no Unicode", async () => {
 });
 
 test("nobody listens", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "batch-llm-"));
-  const target = `unix:${folder}/none.sock`;
+  await using folder = await Folder.make();
+  const target = `unix:${folder.path}/none.sock`;
   await using client = new BatchClient(target);
   await assert.rejects(client.listStrategies(), (error: Error) => {
     return error instanceof SidecarUnavailableError && error.message.includes(`answers at ${target}`);
@@ -422,7 +420,8 @@ test("nobody listens", async () => {
 });
 
 test("closing a client ends who waits for the sidecar", async () => {
-  const client = new BatchClient(`unix:${await mkdtemp(join(tmpdir(), "batch-llm-"))}/none.sock`);
+  await using folder = await Folder.make();
+  const client = new BatchClient(`unix:${folder.path}/none.sock`);
   const timers = () => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
   const before = timers();
   const waiting = client.waitUntilReady(60_000);

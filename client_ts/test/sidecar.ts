@@ -1,10 +1,11 @@
 /** A real sidecar process, from `$BATCH_LLM_SIDECAR` or the PATH. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+
+import { Folder } from "./folder.js";
 
 const CONFIG = `
 [providers.simulated]
@@ -21,19 +22,19 @@ cached_content = ["a handbook that all items share, long enough to count"]
 export class Sidecar implements AsyncDisposable {
   private constructor(
     readonly target: string,
-    readonly folder: string,
+    private readonly folder: Folder,
     readonly process: ChildProcess,
   ) {}
 
-  /** Starts one that listens on loopback TCP, or on a Unix socket; with a folder, the one that was there before. */
+  /** Starts one that listens on loopback TCP, or on a Unix socket; again: the one that was there before. */
   static async start(listen: "tcp" | "unix" | { again: Sidecar } = "tcp"): Promise<Sidecar> {
     const again = typeof listen === "object" ? listen.again : undefined;
-    const folder = again?.folder ?? (await mkdtemp(join(tmpdir(), "batch-llm-")));
-    const address = again?.target ?? (listen === "unix" ? `unix:${folder}/s.sock` : "127.0.0.1:0");
-    await writeFile(join(folder, "sidecar.toml"), CONFIG);
+    const folder = again?.folder ?? (await Folder.make());
+    const address = again?.target ?? (listen === "unix" ? `unix:${folder.path}/s.sock` : "127.0.0.1:0");
+    await writeFile(join(folder.path, "sidecar.toml"), CONFIG);
     const program = process.env["BATCH_LLM_SIDECAR"] ?? "batch-llm-sidecar";
-    const options = ["serve", "--listen", address, "--state-dir", join(folder, "state")];
-    const child = spawn(program, [...options, "--config", join(folder, "sidecar.toml")], {
+    const options = ["serve", "--listen", address, "--state-dir", join(folder.path, "state")];
+    const child = spawn(program, [...options, "--config", join(folder.path, "sidecar.toml")], {
       stdio: ["ignore", "ignore", "pipe"],
     });
     const missing = once(child, "error").then(([error]) => {
@@ -66,5 +67,6 @@ export class Sidecar implements AsyncDisposable {
     if (this.process.exitCode === null && this.process.signalCode === null) {
       await this.kill();
     }
+    await this.folder[Symbol.asyncDispose]();
   }
 }
