@@ -69,7 +69,7 @@ postgres: ## Install PostgreSQL's programs, which the tests need
 
 .PHONY: test
 test: $(STAMP) postgres ## Run the whole test-suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What drives each client, and each language's generated code, through the cases.
 ADAPTERS := client_go client_ts client_java tests/conformance/adapters/rust tests/conformance/adapters/cpp
