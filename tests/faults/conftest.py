@@ -1,11 +1,10 @@
-"""Faults come from a seed, and a table at the end says what became of the items."""
+"""Faults come from a seed, and what became of the items is recorded."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -14,24 +13,10 @@ import pytest
 from batch_llm.emulator import GeminiEmulator
 
 from .house import House
-from .report import Row, table
-
-_ROW = "fault"
+from .report import ROW, Row
 
 MakeHouse = Callable[..., House]
 Record = Callable[[Row], None]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rows: dict[str, Row] = {}
-    for report in chain.from_iterable(terminalreporter.stats.values()):
-        if getattr(report, "when", None) == "call":
-            for row in (Row(**value) for name, value in report.user_properties if name == _ROW):
-                rows[row.fault] = rows[row.fault] + row if row.fault in rows else row
-    if rows:
-        terminalreporter.section("faults")
-        for line in table(rows.values()):
-            terminalreporter.line(line)
 
 
 @pytest.fixture
@@ -39,7 +24,7 @@ def record(record_property: Callable[[str, object], None]) -> Record:
     """Puts a row into the table; rows of one fault add up."""
 
     def add(row: Row) -> None:
-        record_property(_ROW, asdict(row))  # the test may run in a process that does not print the table
+        record_property(ROW, asdict(row))
 
     return add
 

@@ -7,6 +7,11 @@ from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import add
 
+import pytest
+
+ROW = "fault"
+"""The property of a test's report that has a row's fields."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -29,8 +34,16 @@ class Row:
         return Row(self.fault, *sums)
 
 
-def table(rows: Iterable[Row]) -> list[str]:
-    rows = [*rows]
+def rows_of(reports: Iterable[pytest.TestReport]) -> list[Row]:
+    """What tests recorded, wherever they ran; rows of one fault added up."""
+    rows: dict[str, Row] = {}
+    for report in reports:
+        for row in (Row(**value) for name, value in report.user_properties if name == ROW):
+            rows[row.fault] = rows[row.fault] + row if row.fault in rows else row
+    return [*rows.values()]
+
+
+def table(rows: list[Row]) -> list[str]:
     total = reduce(add, rows)
     titles = ["fault", "faults", "items", "calls", "repeats", "marks", "lost", "completed, paid twice"]
     lines = [
